@@ -1,0 +1,88 @@
+"""Differentiable DSP, from PyTorch to microcontrollers.
+
+Names are imported on first use: torch and TVM take seconds, and `microddsp --help` must not.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from microddsp.errors import (
+    ArchiveError,
+    BoardError,
+    BudgetError,
+    CompileError,
+    DeviceTimeoutError,
+    LinkError,
+    MicroddspError,
+    ParameterError,
+    RecordError,
+    SignalError,
+    UnsupportedOperatorError,
+    VerificationError,
+)
+from microddsp.signature import Input
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "compile": "microddsp.compiler",
+    "load": "microddsp.micro.package.archive",
+    "open_board": "microddsp.micro.session",
+    "verify": "microddsp.verification",
+    "streaming": "microddsp.dsp.streaming",
+    "reset": "microddsp.dsp.streaming",
+    "step": "microddsp.dsp.streaming",
+    "dsp": "microddsp.dsp",
+    "training": "microddsp.training",
+}
+
+if TYPE_CHECKING:
+    from microddsp import dsp as dsp
+    from microddsp import training as training
+    from microddsp.compiler import compile as compile
+    from microddsp.dsp.streaming import reset as reset
+    from microddsp.dsp.streaming import step as step
+    from microddsp.dsp.streaming import streaming as streaming
+    from microddsp.micro.package.archive import load as load
+    from microddsp.micro.session import open_board as open_board
+    from microddsp.verification import verify as verify
+
+__all__ = [
+    "ArchiveError",
+    "BoardError",
+    "BudgetError",
+    "CompileError",
+    "DeviceTimeoutError",
+    "Input",
+    "LinkError",
+    "MicroddspError",
+    "ParameterError",
+    "RecordError",
+    "SignalError",
+    "UnsupportedOperatorError",
+    "VerificationError",
+    "compile",
+    "dsp",
+    "load",
+    "open_board",
+    "reset",
+    "step",
+    "streaming",
+    "training",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'microddsp' has no attribute {name!r}")
+    module = importlib.import_module(_LAZY[name])
+    value = module if _LAZY[name] == f"microddsp.{name}" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

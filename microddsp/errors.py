@@ -1,0 +1,77 @@
+"""Errors a user can act on. Anything else that escapes is a bug in this package."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MicroddspError(Exception):
+    """Root of every error that this package raises on purpose.
+
+    `where` names the user's own object (a module path, a file and line), never one of our
+    internals; `hint` says what to change.
+    """
+
+    def __init__(self, message: str, *, where: str = "", hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        tail = f"\n  hint: {self.hint}" if self.hint else ""
+        return f"{place}{self.message}{tail}"
+
+
+class ParameterError(MicroddspError, ValueError):
+    """An argument of a block or function has a value that makes no sense."""
+
+
+class SignalError(MicroddspError, ValueError):
+    """A signal has the wrong shape, sample rate or type, is empty, or is not finite."""
+
+
+class CompileError(MicroddspError):
+    """The model cannot be compiled as asked."""
+
+
+class UnsupportedOperatorError(CompileError):
+    """Operators of the model have no translation; each one is named with its line."""
+
+
+class BudgetError(CompileError):
+    """The plan does not fit the given flash or RAM."""
+
+
+class ArchiveError(MicroddspError):
+    """A model archive is damaged, hostile, or of another version."""
+
+
+class BoardError(MicroddspError):
+    """A board, or a tool that it needs, is missing or does not do what it should."""
+
+
+class LinkError(BoardError):
+    """The link to the device broke, or the device answered with an error."""
+
+
+class DeviceTimeoutError(LinkError):
+    """The device did not answer within the time set; it was stopped."""
+
+
+class VerificationError(MicroddspError):
+    """Device and PyTorch differ by more than the tolerance."""
+
+
+class RecordError(MicroddspError):
+    """Tuning records cannot be used."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint that names the known names and, if one is close, the one probably meant."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    meant = f"did you mean {close[0]!r}? " if close else ""
+    return f"{meant}known: {', '.join(names)}"
