@@ -125,6 +125,10 @@ def _binary(op: str, left: Expr | Number, right: Expr | Number) -> Expr:
                 return other
             if is_constant(one, -1.0):
                 return unary("neg", other)
+            if one.op == "const" and other.op == "mul" and is_constant(other.args[1]):
+                return _binary("mul", other.args[0], constant(one.value * other.args[1].value))
+        if a.op == "const":
+            return Expr(op, (b, a))
     elif op == "div" and is_constant(b, 1.0):
         return a
     return Expr(op, (a, b))

@@ -1,0 +1,215 @@
+"""From a PyTorch pipeline to C: the four stages in order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import tvm
+
+from microddsp.errors import BudgetError, CompileError, ParameterError, nearest
+from microddsp.frontend import capture
+from microddsp.micro.aot.program import Program, build_program
+from microddsp.micro.aot.source import StateMember, render
+from microddsp.micro.package.model import CompiledModel
+from microddsp.micro.targets import Target, find_target
+from microddsp.schedules.decode_inputs import decode_inputs
+from microddsp.schedules.pipeline import pipeline
+from microddsp.signature import Input, InputSpec, Signature, TensorSpec
+
+if TYPE_CHECKING:
+    import torch
+
+    from microddsp.frontend.capture import Capture
+
+_IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")
+_C_KEYWORDS = frozenset(
+    "auto break case char const continue default do double else enum extern float for goto if "
+    "inline int long register restrict return short signed sizeof static struct switch typedef "
+    "union unsigned void volatile while asm bool true false class delete new operator private "
+    "protected public template this throw try catch namespace using virtual".split()
+)
+BUDGET_KEYS = ("flash", "ram", "stack")
+
+
+def compile(
+    module: torch.nn.Module,
+    example_inputs: torch.Tensor | Sequence[torch.Tensor],
+    *,
+    target: str | Target = "cortex-m4f",
+    name: str = "model",
+    input: Input | Mapping[str, Input] | None = None,
+    taps: Sequence[str] = (),
+    budget: Mapping[str, int] | None = None,
+    unroll: int = 2,
+) -> CompiledModel:
+    """Compile a whole pipeline, raw samples to answer, into streaming C.
+
+    Args:
+        module: The trained pipeline; it is not changed.
+        example_inputs: One block per input, shape (channels, block).
+        target: A name from `microddsp targets`.
+        name: Prefix of every C symbol; an identifier.
+        input: What the device delivers, for all inputs or by input name.
+        taps: Module paths of inner blocks whose outputs become outputs too.
+        budget: Limits in bytes for "flash", "ram" (state + arena) and "stack".
+        unroll: Samples per loop pass; two lets filter states swap registers.
+
+    Raises:
+        CompileError: Something in the module cannot be compiled; says where and what to do.
+        BudgetError: The result is larger than `budget`.
+    """
+    chosen = find_target(target) if isinstance(target, str) else target
+    _check_name(name)
+    limits = _limits(budget)
+    captured = capture(module, example_inputs, taps=taps)
+    formats = _formats(captured, input)
+    graph = decode_inputs(captured.module, formats)
+    with tvm.target.Target({"kind": "c", "keys": ["cpu"]}):
+        lowered = pipeline(unroll=unroll)(graph)
+    members = _members(captured)
+    program = build_program(
+        lowered,
+        name,
+        inputs=[i.name for i in captured.inputs],
+        outputs=[o.name for o in captured.outputs],
+        states=[m.name for m in members],
+        fma=chosen.fma,
+    )
+    signature = _signature(name, captured, formats, members, program)
+    model = CompiledModel(
+        name=name,
+        target=chosen,
+        signature=signature,
+        sources=render(program, signature, members),
+        tir=lowered.script(),
+        buffers=tuple(
+            (b.name, b.nbytes, program.plan.offsets[b.name], b.first, b.last)
+            for b in program.buffers
+        ),
+    )
+    _check_budget(model, limits)
+    return model
+
+
+def _check_name(name: str) -> None:
+    if not _IDENTIFIER.fullmatch(name) or name in _C_KEYWORDS:
+        raise CompileError(
+            f"{name!r} cannot prefix C names", hint="use letters, digits and underscores"
+        )
+
+
+def _limits(budget: Mapping[str, int] | None) -> dict[str, int]:
+    limits = dict(budget or {})
+    for key, value in limits.items():
+        if key not in BUDGET_KEYS:
+            raise ParameterError(f"unknown budget {key!r}", hint=nearest(key, BUDGET_KEYS))
+        if value <= 0:
+            raise ParameterError(f"budget {key} must be positive, got {value}")
+    return limits
+
+
+def _formats(captured: Capture, given: Input | Mapping[str, Input] | None) -> list[Input]:
+    names = [spec.name for spec in captured.inputs]
+    if given is None:
+        return [Input()] * len(names)
+    if isinstance(given, Input):
+        return [given] * len(names)
+    for key in given:
+        if key not in names:
+            raise CompileError(f"the model has no input {key!r}", hint=nearest(key, names))
+    return [given.get(name, Input()) for name in names]
+
+
+def _members(captured: Capture) -> list[StateMember]:
+    recursive = captured_recursions(captured.module, len(captured.inputs))
+    return [
+        StateMember(f"s_{spec.name.lstrip('_')}", spec.initial, i in recursive)
+        for i, spec in enumerate(captured.states)
+    ]
+
+
+def captured_recursions(mod: tvm.IRModule, inputs: int) -> set[int]:
+    """Indices of states in which a NaN would stay for ever.
+
+    Delay lines (FIR, convolution, frames) forget by themselves; everything else is checked.
+    """
+    from microddsp.schedules.graph import operator_name
+
+    main = mod["main"]
+    forgetting = ("dsp.fir", "dsp.causal_conv1d", "dsp.frames")
+    lines = set()
+    for block in main.body.blocks:
+        for b in block.bindings:
+            if operator_name(b.value) in forgetting:
+                lines |= {i for i, p in enumerate(main.params) if any(
+                    arg.same_as(p) for arg in b.value.args
+                )}
+    return {i - inputs for i in range(inputs, len(main.params)) if i not in lines}
+
+
+def _signature(
+    name: str,
+    captured: Capture,
+    formats: Sequence[Input],
+    members: Sequence[StateMember],
+    program: Program,
+) -> Signature:
+    inputs = tuple(_raw(spec, fmt) for spec, fmt in zip(captured.inputs, formats, strict=True))
+    return Signature(
+        name=name,
+        inputs=inputs,
+        outputs=captured.outputs,
+        structure=captured.structure,
+        block=int(captured.inputs[0].shape[-1]) if captured.inputs[0].shape else 1,
+        state_bytes=_state_bytes(members, bool(program.plan.nbytes)),
+        workspace_bytes=program.plan.nbytes,
+        sample_rate_hz=captured.sample_rate_hz,
+        settle_samples=captured.settle_samples,
+    )
+
+
+def _raw(spec: TensorSpec, fmt: Input) -> InputSpec:
+    from microddsp.signature import INPUT_DTYPES
+
+    if fmt == Input():
+        return InputSpec(spec.name, spec.shape, spec.dtype)
+    return InputSpec(
+        spec.name,
+        spec.shape[::-1] if fmt.interleaved else spec.shape,
+        INPUT_DTYPES[fmt.dtype],
+        scale=fmt.factor,
+        offset=fmt.offset,
+        unit=fmt.unit,
+        interleaved=fmt.interleaved,
+    )
+
+
+def _state_bytes(members: Sequence[StateMember], workspace: bool) -> int:
+    """sizeof the state struct on a 32-bit target."""
+    at, widest = 4 + (4 if workspace else 0), 4
+    for member in members:
+        width = member.initial.dtype.itemsize
+        widest = max(widest, width)
+        at = -(-at // width) * width + member.elements * width
+    return -(-at // widest) * widest
+
+
+def _check_budget(model: CompiledModel, limits: Mapping[str, int]) -> None:
+    if not limits:
+        return
+    memory = model.memory
+    used = {"flash": memory.flash_bytes, "ram": memory.ram_bytes, "stack": memory.stack_bytes}
+    over = [key for key in BUDGET_KEYS if key in limits and used[key] > limits[key]]
+    if not over:
+        return
+    rows = [f"{key:6} {used[key]:>8} of {limits[key]}" for key in limits]
+    rows += [f"  section {name:24} {size:>8}" for name, size in memory.sections.items()]
+    rows += [f"  state                            {memory.state_bytes:>8}"]
+    rows += [f"  arena {b[0]:26} {b[1]:>8}" for b in sorted(memory.buffers, key=lambda b: -b[1])]
+    raise BudgetError(
+        f"over budget: {', '.join(over)}\n" + "\n".join(rows),
+        where=model.name,
+        hint="a shorter block or hop, a lower order or fewer channels take less",
+    )

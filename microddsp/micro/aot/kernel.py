@@ -1,0 +1,148 @@
+"""One TIR function becomes one static C function, text by TVM's own C generator."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import tvm
+from tvm import s_tir, tirx
+
+from microddsp.errors import CompileError
+from microddsp.micro.aot.rewrites import EXACT, Scratch, hoist_scratch, rewrite_for_c
+from microddsp.signature import C_TYPES
+
+# Order: blocks to plain loops, indices to 32 bits, then storage is shared (StorageRewrite) before
+# loops are unrolled. CommonSubexprElim is left out: it would bind loads before stores between.
+_PASSES = [
+    s_tir.transform.CanonicalizeLoop(),
+    s_tir.transform.LowerInitBlock(),
+    s_tir.transform.PlanAndUpdateBufferAllocationLocation(),
+    s_tir.transform.ConvertBlocksToOpaque(),
+    s_tir.transform.CompactBufferAllocation(),
+    s_tir.transform.LowerMatchBuffer(),
+    s_tir.transform.StmtSimplify(),
+    s_tir.transform.LowerOpaqueBlock(),
+    tirx.transform.FlattenBuffer(),
+    tirx.transform.NarrowDataType(32),
+    s_tir.transform.LoopPartition(),
+    tirx.transform.VectorizeLoop(False),
+    tirx.transform.StorageRewrite(),
+    s_tir.transform.HoistIfThenElse(),
+    tirx.transform.UnrollLoop(),
+    s_tir.transform.RenormalizeSplitPattern(),
+    tirx.transform.StmtSimplify(),
+    tirx.transform.RemoveNoOp(),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A pointer parameter of a kernel; `written` ones are outputs or scratch."""
+
+    name: str
+    dtype: str
+    elements: int
+    written: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """C text of one kernel. `inplace` pairs (output, input) may be the same memory."""
+
+    name: str
+    parameters: tuple[Parameter, ...]
+    scratch: tuple[Parameter, ...]
+    text: str
+    inplace: tuple[tuple[int, int], ...]
+
+
+def lower(func: tirx.PrimFunc, name: str, *, fma: bool) -> tuple[tvm.IRModule, list[Scratch]]:
+    """The passes up to what a C or LLVM code generator takes: pointer parameters, plain loops."""
+    target = tvm.target.Target({"kind": "c", "keys": ["cpu"]})
+    mod = tvm.IRModule({name: func.with_attr("global_symbol", name)})
+    mod = tirx.transform.BindTarget(target.with_host(target))(mod)
+    mod = tvm.ir.transform.Sequential(_PASSES)(mod)
+    flat = mod[name]
+    body, scratch = hoist_scratch(flat.body)
+    pointers = [
+        tirx.Var(p.name, tirx.buffer.buffer_data_pointer_type(p))
+        for p in [*flat.params, *(s.buffer for s in scratch)]
+    ]
+    buffers = [*flat.params, *(s.buffer for s in scratch)]
+    declared = [tirx.DeclBuffer(b, data=v) for b, v in zip(buffers, pointers, strict=True)]
+    body = rewrite_for_c(tirx.SeqStmt([*declared, body]), fma=fma)
+    mod = tvm.IRModule({name: tirx.PrimFunc(pointers, body, flat.ret_type, flat.attrs)})
+    return tirx.transform.LowerIntrin()(mod), scratch
+
+
+def generate(func: tirx.PrimFunc, name: str, *, fma: bool, restrict: str) -> Kernel:
+    """C source of `func` as `static void name(...)`.
+
+    Raises:
+        CompileError: The code generator has no rule for something in the function.
+    """
+    written = _written_names(func)
+    inplace = tuple(
+        (int(a), int(b)) for a, b in ((func.attrs or {}).get("microddsp.inplace", ()) or ())
+    )
+    try:
+        mod, scratch = lower(func, name, fma=fma)
+        target = tvm.target.Target({"kind": "c", "keys": ["cpu"]})
+        source = tvm.get_global_func("target.build.c")(mod, target).inspect_source()
+    except tvm.error.InternalError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise CompileError(f"no C code for kernel {name}: {reason}") from error
+    names, body = _cut(source, name)
+    parameters = tuple(
+        Parameter(c_name, str(p.dtype), _elements(p), p.name in written)
+        for c_name, p in zip(names, func.params, strict=False)
+    )
+    temporaries = tuple(
+        Parameter(c_name, s.dtype, s.elements, True)
+        for c_name, s in zip(names[len(parameters) :], scratch, strict=True)
+    )
+    shared = {index for pair in inplace for index in pair}
+    declared = []
+    for index, p in enumerate([*parameters, *temporaries]):
+        const = "" if p.written else "const "
+        alias = "" if index in shared else f"{restrict} "
+        declared.append(f"{const}{C_TYPES[p.dtype]} *{alias}{p.name}")
+    text = f"static void {name}({', '.join(declared)})\n{{\n{_polish(body)}}}\n"
+    return Kernel(name, parameters, temporaries, text, inplace)
+
+
+def _elements(buffer: tirx.Buffer) -> int:
+    count = 1
+    for size in buffer.shape:
+        count *= int(size)
+    return count
+
+
+def _written_names(func: tirx.PrimFunc) -> set[str]:
+    import tvm_ffi
+
+    found: set[str] = set()
+    tvm_ffi.structural_walk(
+        func.body, (tirx.BufferStore, lambda s: found.add(s.buffer.name) or None), order="post"
+    )
+    return found
+
+
+def _cut(source: str, name: str) -> tuple[list[str], str]:
+    """Parameter names and body of the one function in TVM's output."""
+    found = re.search(rf"void {name}\(([^)]*)\) {{\n(.*?)^}}\n", source, re.DOTALL | re.MULTILINE)
+    if found is None:
+        raise CompileError(f"the C generator gave no function {name}")
+    names = [p.split()[-1].lstrip("*") for p in found[1].split(",") if p.strip()]
+    return names, found[2]
+
+
+def _polish(body: str) -> str:
+    """House indentation, exact constants; no change of meaning."""
+    body = re.sub(rf"{EXACT}([-+.\w]+)\(\)", lambda m: m[1], body)
+    lines = []
+    for line in body.splitlines():
+        stripped = line.lstrip(" ")
+        lines.append(" " * (2 * (len(line) - len(stripped))) + stripped)
+    return "\n".join(lines) + "\n"

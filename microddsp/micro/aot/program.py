@@ -1,0 +1,293 @@
+"""The compiled main function as a list of calls on named memory, ready to be printed as C."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from microddsp.errors import CompileError
+from microddsp.micro.aot.arena import Buffer, Plan, plan_arena
+from microddsp.micro.aot.kernel import Kernel, generate
+from microddsp.schedules.graph import operands, operator_name
+from microddsp.schedules.pipeline import VIEWS
+from microddsp.signature import C_TYPES
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tensor lives: kind is input, output, state, constant or arena."""
+
+    kind: str
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        return int(np.prod(self.shape)) if self.shape else 1
+
+    @property
+    def nbytes(self) -> int:
+        return self.elements * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A kernel on places; `kernel` is None for a copy from arguments[0] to arguments[1]."""
+
+    kernel: Kernel | None
+    arguments: tuple[Place, ...]
+
+
+@dataclass(slots=True)
+class Program:
+    """Everything that the C templates print."""
+
+    calls: list[Call] = field(default_factory=list)
+    kernels: list[Kernel] = field(default_factory=list)
+    constants: list[tuple[Place, np.ndarray]] = field(default_factory=list)
+    plan: Plan = field(default_factory=lambda: Plan({}, 0))
+    buffers: list[Buffer] = field(default_factory=list)
+
+
+class _Builder:
+    def __init__(
+        self,
+        mod: tvm.IRModule,
+        name: str,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        states: Sequence[str],
+        fma: bool,
+    ) -> None:
+        self.mod, self.name, self.fma = mod, name, fma
+        self.main = mod["main"]
+        self.inputs, self.output_names, self.states = inputs, outputs, states
+        self.program = Program()
+        self.places: dict[relax.Var, list[Place]] = {}
+        self.kernels: dict[str, Kernel] = {}
+        self.constants: dict[tuple[bytes, str, tuple[int, ...]], Place] = {}
+        self.temporaries = 0
+
+    def run(self) -> Program:
+        names = [*self.inputs, *self.states]
+        for i, (var, name) in enumerate(zip(self.main.params, names, strict=True)):
+            kind = "input" if i < len(self.inputs) else "state"
+            self.places[var] = [_place(kind, name, var.ty)]
+        bindings = [b for block in self.main.body.blocks for b in block.bindings]
+        self._choose_targets(bindings)
+        for b in bindings:
+            self._bind(b)
+        self._copy_results()
+        self._plan()
+        return self.program
+
+    def _resolve(self, expr: relax.Expr) -> list[Place]:
+        if isinstance(expr, relax.Var):
+            return self.places[expr]
+        if isinstance(expr, relax.Constant):
+            return [self._constant(expr.value.numpy())]
+        if isinstance(expr, relax.Tuple):
+            return [place for item in expr.fields for place in self._resolve(item)]
+        if isinstance(expr, relax.TupleGetItem):
+            return [self._resolve(expr.tuple_value)[int(expr.index)]]
+        raise CompileError(f"the compiled graph has an unexpected {type(expr).__name__}")
+
+    def _constant(self, value: np.ndarray) -> Place:
+        value = np.ascontiguousarray(value)
+        key = (value.tobytes(), str(value.dtype), value.shape)
+        if key not in self.constants:
+            place = Place("constant", f"k{len(self.constants)}", str(value.dtype), value.shape)
+            self.constants[key] = place
+            self.program.constants.append((place, value))
+        return self.constants[key]
+
+    def _choose_targets(self, bindings: Sequence[relax.VarBinding]) -> None:
+        """Variables that may be computed straight into an output or a state.
+
+        A state is written early only if nothing reads its old value later, or if the very call
+        that writes it may work in place.
+        """
+        source: dict[relax.Var, tuple[relax.Var, int]] = {}
+        last_read: dict[relax.Var, int] = {}
+        made: dict[relax.Var, int] = {}
+        for at, b in enumerate(bindings):
+            made[b.var] = at
+            value = b.value
+            if isinstance(value, relax.TupleGetItem) and isinstance(value.tuple_value, relax.Var):
+                source[b.var] = (value.tuple_value, int(value.index))
+                continue
+            if isinstance(value, relax.Var) or _is_view(value):
+                inner = value if isinstance(value, relax.Var) else value.args[0]
+                if isinstance(inner, relax.Var):
+                    source[b.var] = source.get(inner, (inner, 0))
+                    continue
+            for var in operands(value):
+                base = source.get(var, (var, 0))[0]
+                last_read[base] = at
+        results = self.main.body.body
+        fields = results.fields if isinstance(results, relax.Tuple) else self._fields(bindings)
+        self.results = list(fields)
+        states = list(self.main.params)[len(self.inputs) :]
+        self.targets: dict[tuple[relax.Var, int], Place] = {}
+        count = len(self.output_names)
+        for i, item in enumerate(self.results):
+            if isinstance(item, relax.Var):
+                base = source.get(item, (item, 0))[0]
+                own = i >= count and base.same_as(states[i - count])
+                if base not in made and not own:
+                    last_read[base] = len(bindings)  # an old state that is also a result
+        for i, item in enumerate(self.results):
+            if not isinstance(item, relax.Var):
+                continue
+            key = source.get(item, (item, 0))
+            if key in self.targets or key[0] not in made:
+                continue
+            if i < count:
+                self.targets[key] = _place("output", self.output_names[i], item.ty)
+                continue
+            state = states[i - count]
+            at = made[key[0]]
+            read = last_read.get(state, -1)
+            if read < at or (read == at and self._inplace(bindings[at].value, key[1], state)):
+                self.targets[key] = self.places[state][0]
+
+    def _fields(self, bindings: Sequence[relax.VarBinding]) -> list[relax.Expr]:
+        body = self.main.body.body
+        for b in bindings:
+            if b.var.same_as(body) and isinstance(b.value, relax.Tuple):
+                return list(b.value.fields)
+        return [body]
+
+    def _inplace(self, call: relax.Expr, output: int, state: relax.Var) -> bool:
+        """The call reads `state` only through the input it may overwrite with `output`."""
+        func = self.mod[call.args[0]]
+        args = list(call.args[1].fields)
+        pairs = (func.attrs or {}).get("microddsp.inplace", ()) or ()
+        for out, into in ((int(a), int(b)) for a, b in pairs):
+            if out == len(args) + output and args[into].same_as(state):
+                return sum(arg.same_as(state) for arg in args) == 1
+        return False
+
+    def _bind(self, b: relax.VarBinding) -> None:
+        value = b.value
+        if _is_view(value):
+            (inner,) = self._resolve(value.args[0])
+            shape = tuple(int(size) for size in b.var.ty.shape)
+            self.places[b.var] = [Place(inner.kind, inner.name, inner.dtype, shape)]
+        elif isinstance(value, relax.Call):
+            if value.op != tvm.ir.Op.get("relax.call_tir"):
+                raise CompileError(
+                    f"no kernel for operator {value.op}",
+                    hint="this operator compiles for the host only; write it another way",
+                )
+            self._call(b.var, value)
+        else:
+            self.places[b.var] = self._resolve(value)
+
+    def _call(self, var: relax.Var, call: relax.Call) -> None:
+        func_name = call.args[0].name_hint
+        if func_name not in self.kernels:
+            kernel = generate(
+                self.mod[call.args[0]],
+                f"{self.name}_{func_name}",
+                fma=self.fma,
+                restrict=f"{self.name.upper()}_RESTRICT",
+            )
+            self.kernels[func_name] = kernel
+            self.program.kernels.append(kernel)
+        kernel = self.kernels[func_name]
+        types = list(var.ty.fields) if isinstance(var.ty, relax.TupleType) else [var.ty]
+        made = [
+            self.targets.get((var, i)) or self._temporary(ty) for i, ty in enumerate(types)
+        ]
+        self.places[var] = made
+        scratch = [
+            self._new(Place("arena", "", p.dtype, (p.elements,))) for p in kernel.scratch
+        ]
+        arguments = [p for arg in call.args[1].fields for p in self._resolve(arg)]
+        self.program.calls.append(Call(kernel, (*arguments, *made, *scratch)))
+
+    def _temporary(self, ty: relax.TensorType) -> Place:
+        return self._new(_place("arena", "", ty))
+
+    def _new(self, place: Place) -> Place:
+        self.temporaries += 1
+        return Place("arena", f"t{self.temporaries - 1}", place.dtype, place.shape)
+
+    def _copy_results(self) -> None:
+        """What could not be computed in its place is copied there, states last."""
+        count = len(self.output_names)
+        states = list(self.main.params)[len(self.inputs) :]
+        copies = []
+        for i, item in enumerate(self.results):
+            (made,) = self._resolve(item)
+            if i < count:
+                target = _place("output", self.output_names[i], item.ty)
+            else:
+                target = self.places[states[i - count]][0]
+            if (made.kind, made.name) != (target.kind, target.name):
+                copies.append(Call(None, (made, target)))
+        if _clobbers(copies):
+            raise CompileError("states that exchange their values are not supported")
+        self.program.calls.extend(copies)
+
+    def _plan(self) -> None:
+        first: dict[str, int] = {}
+        last: dict[str, int] = {}
+        sizes: dict[str, int] = {}
+        for at, call in enumerate(self.program.calls):
+            for place in call.arguments:
+                if place.kind == "arena":
+                    first.setdefault(place.name, at)
+                    last[place.name] = at
+                    sizes[place.name] = place.nbytes
+        self.program.buffers = [
+            Buffer(name, sizes[name], first[name], last[name]) for name in first
+        ]
+        self.program.plan = plan_arena(self.program.buffers)
+
+
+def build_program(
+    mod: tvm.IRModule,
+    name: str,
+    *,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    states: Sequence[str],
+    fma: bool,
+) -> Program:
+    """Turn a lowered module (main of call_tir bindings) into calls on planned memory.
+
+    Raises:
+        CompileError: An operator is left that has no kernel, or no C can be printed for one.
+    """
+    return _Builder(mod, name, inputs, outputs, states, fma).run()
+
+
+def _clobbers(copies: Sequence[Call]) -> bool:
+    written: set[tuple[str, str]] = set()
+    for call in copies:
+        made, target = call.arguments
+        if (made.kind, made.name) in written:
+            return True
+        written.add((target.kind, target.name))
+    return False
+
+
+def _place(kind: str, name: str, ty: relax.TensorType) -> Place:
+    shape = tuple(int(size) for size in ty.shape)
+    dtype = str(ty.dtype)
+    if dtype not in C_TYPES:
+        raise CompileError(
+            f"a tensor of type {dtype} has no C type here", hint="cast it to float32 or int32"
+        )
+    return Place(kind, name, dtype, shape)
+
+
+def _is_view(expr: relax.Expr) -> bool:
+    return operator_name(expr) in VIEWS

@@ -1,0 +1,231 @@
+"""The header and source file of a model, from its program and signature."""
+
+from __future__ import annotations
+
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from microddsp import __version__
+from microddsp.micro.aot.program import Place, Program
+from microddsp.micro.aot.rewrites import c_float
+from microddsp.micro.package.digest import digest_of
+from microddsp.signature import C_TYPES, InputSpec, Signature, TensorSpec
+
+_HELPERS = {
+    "microddsp_max": (
+        "/* The larger one; NaN if one of them is. */\n"
+        "static inline float {name}_max(float a, float b)\n"
+        "{{\n    return ((a > b) || (a != a)) ? a : b;\n}}\n"
+    ),
+    "microddsp_min": (
+        "/* The smaller one; NaN if one of them is. */\n"
+        "static inline float {name}_min(float a, float b)\n"
+        "{{\n    return ((a < b) || (a != a)) ? a : b;\n}}\n"
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StateMember:
+    """A member of the state struct. `recursive` ones are checked for NaN after each block."""
+
+    name: str
+    initial: np.ndarray
+    recursive: bool
+
+    @property
+    def elements(self) -> int:
+        return int(self.initial.size)
+
+
+def render(
+    program: Program, signature: Signature, states: Sequence[StateMember]
+) -> dict[str, str]:
+    """`{"name.h": ..., "name.c": ...}`; the same model always gives the same bytes."""
+    name = signature.name
+    values: dict[str, Any] = {
+        "name": name,
+        "NAME": name.upper(),
+        "version": __version__,
+        "signature": signature,
+        "rate": _rate(signature.sample_rate_hz),
+        "inputs": [_input(i) for i in signature.inputs],
+        "outputs": [_output(o) for o in signature.outputs],
+        "states": [
+            {"name": s.name, "ctype": _ctype(str(s.initial.dtype)), "elements": s.elements}
+            for s in states
+        ],
+        "constants": [_table(place, value) for place, value in program.constants],
+        "helpers": _helpers(program, name),
+        "kernels": [_own_names(k.text, name) for k in program.kernels],
+        "process_arguments": _process_arguments(signature),
+        "null_checks": " || ".join(f"({p} == NULL)" for p in _pointers(signature)),
+        "body": _body(program, name, len(signature.outputs) > 1),
+        "reset_signal": [_reset_line(name, s) for s in states if _is_float(s)],
+        "reset_rest": [_reset_line(name, s) for s in states if not _is_float(s)],
+        "checked": [s for s in states if s.recursive and _is_float(s)],
+    }
+    values["constants"] += [
+        _table(Place("constant", f"{s.name}_start", str(s.initial.dtype), s.initial.shape), s.initial)
+        for s in states
+        if s.initial.any()
+    ]
+    bare = _files(values | {"digest": ""})
+    digest = digest_of(bare)
+    return _files(values | {"digest": digest})
+
+
+def _files(values: dict[str, Any]) -> dict[str, str]:
+    name = values["name"]
+    return {
+        f"{name}.h": _environment().get_template("model.h.j2").render(values),
+        f"{name}.c": _environment().get_template("model.c.j2").render(values),
+    }
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("microddsp.micro.aot", "templates"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # C, not HTML; every name that gets here is a checked identifier
+    )
+
+
+def _ctype(dtype: str) -> str:
+    return C_TYPES[dtype]
+
+
+def _is_float(state: StateMember) -> bool:
+    return str(state.initial.dtype) == "float32"
+
+
+def _rate(rate: float | None) -> str:
+    if rate is None:
+        return ""
+    return f"{int(rate)}u" if rate == int(rate) else c_float(rate)
+
+
+def _input(spec: InputSpec) -> dict[str, Any]:
+    signal = len(spec.shape) == 2
+    channels = spec.shape[1 if spec.interleaved else 0] if signal else 0
+    layout = ""
+    if signal and channels > 1:
+        layout = "interleaved: one sample of every channel after another"
+        if not spec.interleaved:
+            layout = "channel after channel"
+    return {
+        "NAME": spec.name.upper(),
+        "elements": spec.elements,
+        "channels": channels,
+        "layout": layout,
+        "scaled": spec.dtype != "float32" or spec.scale != 1.0 or spec.offset != 0.0,
+        "scale": c_float(spec.scale),
+        "offset": c_float(spec.offset),
+        "unit": f" in {_comment(spec.unit)}" if spec.unit else "",
+    }
+
+
+def _comment(text: str) -> str:
+    """User text inside a C comment: no way out of it, no line breaks."""
+    return "".join(ch if ch.isprintable() else " " for ch in text).replace("*/", "* /")
+
+
+def _output(spec: TensorSpec) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "NAME": spec.name.upper(),
+        "ctype": _ctype(spec.dtype),
+        "elements": spec.elements,
+    }
+
+
+def _process_arguments(signature: Signature) -> str:
+    name = signature.name
+    parts = [f"{name}_t *self"]
+    parts += [f"const {_ctype(i.dtype)} *{i.name}" for i in signature.inputs]
+    if len(signature.outputs) == 1:
+        (out,) = signature.outputs
+        parts.append(f"{_ctype(out.dtype)} *{out.name}")
+    else:
+        parts.append(f"const {name}_outputs_t *outputs")
+    return ", ".join(parts)
+
+
+def _pointers(signature: Signature) -> list[str]:
+    names = ["self", *(i.name for i in signature.inputs)]
+    if len(signature.outputs) == 1:
+        return [*names, signature.outputs[0].name]
+    return [*names, "outputs", *(f"outputs->{o.name}" for o in signature.outputs)]
+
+
+def _table(place: Place, value: np.ndarray) -> dict[str, Any]:
+    flat = np.asarray(value).ravel()
+    if place.dtype == "float32":
+        texts = [c_float(float(v)) for v in flat]
+    else:
+        texts = [str(int(v)) for v in flat]
+    rows = [", ".join(texts[i : i + 6]) for i in range(0, len(texts), 6)]
+    return {
+        "name": place.name,
+        "ctype": _ctype(place.dtype),
+        "elements": len(texts),
+        "rows": rows,
+    }
+
+
+def _helpers(program: Program, name: str) -> list[str]:
+    text = "".join(k.text for k in program.kernels)
+    return [
+        body.format(name=name) for helper, body in _HELPERS.items() if f"{helper}(" in text
+    ]
+
+
+def _own_names(text: str, name: str) -> str:
+    for helper in _HELPERS:
+        text = text.replace(f"{helper}(", f"{name}_{helper.removeprefix('microddsp_')}(")
+    return text
+
+
+def _reset_line(name: str, state: StateMember) -> str:
+    member = f"self->{state.name}"
+    if state.initial.any():
+        return f"(void)memcpy({member}, {name}_{state.name}_start, sizeof({member}));"
+    return f"(void)memset({member}, 0, sizeof({member}));"
+
+
+def _body(program: Program, name: str, several: bool) -> list[str]:
+    lines = []
+    for call in program.calls:
+        if call.kernel is None:
+            made, target = (_pointer(p, program, name, several) for p in call.arguments)
+            nbytes = call.arguments[1].nbytes
+            lines.append(f"(void)memcpy({target}, {made}, {nbytes}u);")
+        else:
+            arguments = ", ".join(
+                _pointer(p, program, name, several) for p in call.arguments
+            )
+            lines.append(f"{call.kernel.name}({arguments});")
+    return lines
+
+
+def _pointer(place: Place, program: Program, name: str, several: bool) -> str:
+    if place.kind == "state":
+        return f"self->{place.name}"
+    if place.kind == "constant":
+        return f"{name}_{place.name}"
+    if place.kind == "arena":
+        offset = program.plan.offsets[place.name]
+        return f"({_ctype(place.dtype)} *)(void *)(self->workspace + {offset}u)"
+    if place.kind == "output" and several:
+        return f"outputs->{place.name}"
+    return place.name

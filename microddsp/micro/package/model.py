@@ -1,0 +1,83 @@
+"""A compiled model: its C, what goes in and out, and the same C run on this computer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from microddsp.micro.package.digest import digest_of
+from microddsp.micro.package.host_library import HostLibrary
+from microddsp.micro.package.memory import MemoryReport, measure
+from microddsp.micro.targets import Target
+from microddsp.signature import Signature
+from microddsp.streams import join_blocks, split_blocks
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+
+@dataclass(slots=True)
+class CompiledModel:
+    """What `microddsp.compile` and `microddsp.load` return.
+
+    `sources` maps file names to text (`<name>.h`, `<name>.c`), `buffers` lists
+    `(name, bytes, offset, first call, last call)` of the arena, `tir` is the lowered IR as text.
+    """
+
+    name: str
+    target: Target
+    signature: Signature
+    sources: dict[str, str]
+    tir: str = ""
+    buffers: tuple[tuple[str, int, int, int, int], ...] = ()
+    _library: HostLibrary | None = field(default=None, repr=False)
+    _memory: MemoryReport | None = field(default=None, repr=False)
+
+    @property
+    def digest(self) -> str:
+        """A hash of the sources; the same as in their first line."""
+        return digest_of(self.sources)
+
+    @property
+    def memory(self) -> MemoryReport:
+        """Flash, RAM and stack in bytes, from the cross compiler's own object file.
+
+        Raises:
+            BoardError: The cross compiler of the target is not installed.
+        """
+        if self._memory is None:
+            self._memory = measure(self)
+        return self._memory
+
+    def run(self, *inputs: np.ndarray | torch.Tensor, tail: str = "error") -> Any:
+        """Feed one or more whole blocks to the C on this computer; keeps state between calls.
+
+        Inputs are (channels, samples), outputs of successive blocks are joined. Returns what the
+        pipeline's forward returns, as numpy arrays or, for torch inputs, as tensors.
+
+        Raises:
+            SignalError: Wrong channel count or type, not finite, empty, or a partial block
+                (unless `tail="drop"`).
+            BoardError: No C compiler on this computer.
+        """
+        blocks = split_blocks(self.signature, inputs, tail)
+        library = self._host()
+        outputs = [library.process(block) for block in blocks]
+        return join_blocks(self.signature, outputs, like=inputs)
+
+    def reset(self) -> None:
+        """Forget the signal seen so far."""
+        self._host().reset()
+
+    def save(self, path: str | Path) -> None:
+        """Write a Model Library Format archive; equal models give equal bytes."""
+        from microddsp.micro.package.archive import save
+
+        save(self, path)
+
+    def _host(self) -> HostLibrary:
+        if self._library is None:
+            self._library = HostLibrary(self.signature, self.sources)
+        return self._library

@@ -1,0 +1,237 @@
+"""Pass: runs of sample-wise operators become one loop over samples each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import tvm
+from tvm import relax
+from tvm.ir import IRModule
+from tvm.ir.transform import PassContext
+
+from microddsp.relax_ops.expression import Expr, select, unary
+from microddsp.relax_ops.sample_operator import SAMPLE_OPERATORS
+from microddsp.schedules.filter_form import split_gain
+from microddsp.schedules.graph import operands, operator_name, replace, static_shape
+from microddsp.schedules.sample_groups import SAMPLE_CALLS, Group, group
+from microddsp.schedules.sample_loop import SampleLoop, Tensor, constants
+
+_UNARY: dict[str, Callable[[Expr], Expr]] = {
+    "relax.abs": abs,
+    "relax.negative": lambda x: -x,
+    "relax.sqrt": lambda x: unary("sqrt", x),
+    "relax.exp": lambda x: unary("exp", x),
+    "relax.log": lambda x: unary("log", x),
+    "relax.sin": lambda x: unary("sin", x),
+    "relax.cos": lambda x: unary("cos", x),
+    "relax.tanh": lambda x: unary("tanh", x),
+    "relax.square": lambda x: x * x,
+    # a NaN is neither below zero nor hidden: torch keeps it
+    "relax.nn.relu": lambda x: select(x < 0.0, 0.0, x),
+}
+_BINARY: dict[str, Callable[[Expr, Expr], Expr]] = {
+    "relax.add": lambda a, b: a + b,
+    "relax.subtract": lambda a, b: a - b,
+    "relax.multiply": lambda a, b: a * b,
+    "relax.divide": lambda a, b: a / b,
+}
+
+
+@tvm.transform.module_pass(opt_level=0, name="FuseSampleLoops")
+class FuseSampleLoops:
+    """Fuse along time: filters, gains, rectifiers, envelopes and counters share one loop."""
+
+    def __init__(self, unroll: int = 2) -> None:
+        self.unroll = unroll
+
+    def transform_module(self, mod: IRModule, _ctx: PassContext) -> IRModule:
+        return _rewrite(mod, self.unroll)
+
+
+def _rewrite(mod: IRModule, unroll: int) -> IRModule:
+    main = mod["main"]
+    bindings = [b for block in main.body.blocks for b in block.bindings]
+    groups = group(bindings)
+    if not groups:
+        return mod
+    owner = {b.var: g for g in groups for b in g.bindings}
+    uses: dict[relax.Var, set[int]] = {}
+    for b in bindings:
+        key = id(owner[b.var]) if b.var in owner else id(b)
+        for var in operands(b.value):
+            uses.setdefault(var, set()).add(key)
+    for var in operands(main.body.body):
+        uses.setdefault(var, set()).add(0)
+
+    builder = relax.BlockBuilder(mod)
+    remap: dict[relax.Var, relax.Expr] = {}
+    pending = {id(g): len(g.bindings) for g in groups}
+    names = {id(g): f"sample_loop{i}" for i, g in enumerate(groups)}
+    waiting: list[relax.VarBinding] = []
+
+    def value_of(expr: relax.Expr) -> relax.Expr:
+        return replace(expr, remap)
+
+    def ready(expr: relax.Expr) -> bool:
+        return all(
+            var in remap or var in params or var in done for var in operands(expr)
+        )
+
+    params = set(main.params)
+    done: set[relax.Var] = set()
+    items = {
+        b.var: (b.value.tuple_value, int(b.value.index))
+        for b in bindings
+        if isinstance(b.value, relax.TupleGetItem)
+    }
+
+    def emit_plain(b: relax.VarBinding) -> None:
+        value = value_of(b.value)
+        remap[b.var] = value if isinstance(value, relax.Var) else builder.emit(value)
+        done.add(b.var)
+
+    def emit_group(g: Group) -> None:
+        own = {b.var for b in g.bindings}
+        inner = own | {var for var, (source, _) in items.items() if source in own}
+        wanted = [
+            var for var in sorted(inner, key=order.__getitem__)
+            if uses.get(var, set()) - {id(g)} and not isinstance(var.ty, relax.TupleType)
+        ]
+        results = _emit_loop(builder, g, names[id(g)], wanted, items, value_of, unroll)
+        for var, value in results.items():
+            remap[var] = value
+        done.update(inner)
+
+    order = {b.var: i for i, b in enumerate(bindings)}
+    with builder.function("main", main.params, attrs=dict(main.attrs or {})):
+        with builder.dataflow():
+            for b in bindings:
+                g = owner.get(b.var)
+                if g is not None:
+                    pending[id(g)] -= 1
+                waiting.append(b)
+                progress = True
+                while progress:
+                    progress = False
+                    for w in list(waiting):
+                        if w.var in done:
+                            waiting.remove(w)
+                            progress = True
+                            continue
+                        wg = owner.get(w.var)
+                        if wg is not None:
+                            if pending[id(wg)] == 0 and _inputs_ready(wg, items, ready):
+                                emit_group(wg)
+                                progress = True
+                        elif ready(w.value):
+                            emit_plain(w)
+                            waiting.remove(w)
+                            progress = True
+            outputs = builder.emit_output(value_of(main.body.body))
+        builder.emit_func_output(outputs)
+    return relax.transform.DeadCodeElimination()(builder.get())
+
+
+def _inputs_ready(
+    g: Group,
+    items: dict[relax.Var, tuple[relax.Var, int]],
+    ready: Callable[[relax.Expr], bool],
+) -> bool:
+    own = {b.var for b in g.bindings}
+    for b in g.bindings:
+        for var in operands(b.value):
+            inner = var in own or (var in items and items[var][0] in own)
+            if not inner and not ready(var):
+                return False
+    return True
+
+
+def _emit_loop(
+    builder: relax.BlockBuilder,
+    g: Group,
+    name: str,
+    wanted: list[relax.Var],
+    items: dict[relax.Var, tuple[relax.Var, int]],
+    value_of: Callable[[relax.Expr], relax.Expr],
+    unroll: int,
+) -> dict[relax.Var, relax.Expr]:
+    """Build the function of one group and call it; returns what each wanted variable became."""
+    loop = SampleLoop(*g.shape)
+    signals: dict[tuple[relax.Var, int], Expr] = {}  # (variable, field) inside the loop
+    tensors: dict[tuple[relax.Var, int], Tensor] = {}
+    args: list[relax.Expr] = []
+
+    def key(var: relax.Var) -> tuple[relax.Var, int]:
+        return items.get(var, (var, -1))
+
+    def tensor(expr: relax.Expr) -> int:
+        args.append(value_of(expr))
+        return loop.tensor(static_shape(expr) or (), str(expr.ty.dtype))
+
+    def signal(expr: relax.Expr, *, interleaved: bool = False) -> Expr:
+        if isinstance(expr, relax.Constant) and expr.value.numpy().size == 1:
+            return constants(expr.value.numpy())[0]
+        if isinstance(expr, relax.Var) and key(expr) in signals:
+            return signals[key(expr)]
+        value = loop.load(tensor(expr), interleaved=interleaved)
+        if isinstance(expr, relax.Var) and not interleaved:
+            signals[key(expr)] = value
+        return value
+
+    def parameters(expr: relax.Expr, rank: int) -> list[Expr]:
+        """Known and shared by all channels: constants; else a table of the channel's own."""
+        if isinstance(expr, relax.Constant):
+            values = expr.value.numpy()
+            if values.ndim == rank or values.shape[0] == 1:
+                return constants(values)
+            if np.array_equal(values, np.broadcast_to(values[:1], values.shape)):
+                return constants(values[:1])
+        shape = static_shape(expr) or ()
+        return loop.table(tensor(expr), int(np.prod(shape[1:])))
+
+    for b in g.bindings:
+        call, kind = b.value, operator_name(b.value)
+        if kind == "dsp.decode_input":
+            raw, scale, offset, interleaved = call.args
+            value = signal(raw, interleaved=bool(int(interleaved.value)))
+            value = (value - signal(offset)) * signal(scale)
+            signals[b.var, -1] = value
+        elif kind == "dsp.event_counter":
+            x, thresholds, state, refractory = call.args
+            high, low = parameters(thresholds, 1)
+            counted, event, following = loop.count(
+                signal(x), (high, low), int(refractory.value), tensor(state)
+            )
+            tensors[b.var, 0] = counted
+            signals[b.var, 1] = event
+            tensors[b.var, 2] = following
+        elif kind in SAMPLE_CALLS:
+            operator = SAMPLE_OPERATORS[kind.removeprefix("dsp.")]
+            x, coefficients, state = call.args
+            params = parameters(coefficients, operator.parameter_rank)
+            step = operator.step(len(params))
+            if kind == "dsp.sos":
+                step = split_gain(step, params)
+            outputs, following = loop.apply(step, [signal(x)], params, tensor(state))
+            signals[b.var, 0] = outputs[0]
+            tensors[b.var, 1] = following
+        elif len(call.args) == 1:
+            signals[b.var, -1] = _UNARY[kind](signal(call.args[0]))
+        else:
+            signals[b.var, -1] = _BINARY[kind](signal(call.args[0]), signal(call.args[1]))
+
+    outputs = [
+        tensors[key(var)] if key(var) in tensors else loop.store(signals[key(var)])
+        for var in wanted
+    ]
+    function = loop.build(name, outputs, unroll=unroll)
+    types = [relax.TensorType(t.shape, t.dtype) for t in outputs]
+    called = builder.emit(
+        relax.call_tir(builder.add_func(function, name), args, out_ty=types)
+    )
+    if len(wanted) == 1:
+        return {wanted[0]: called}
+    return {
+        var: builder.emit(relax.TupleGetItem(called, i)) for i, var in enumerate(wanted)
+    }

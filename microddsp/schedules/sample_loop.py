@@ -1,0 +1,287 @@
+"""One loop over samples for a run of sample-wise operators, their states in registers.
+
+A `SampleLoop` collects operators as scalar expressions: what leaves one operator enters the next
+without touching memory. `build` makes the TIR function around them: channel loop, loading and
+storing of states, the loop over samples, unrolled so that states can swap registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from microddsp.relax_ops.event_counter import (
+    emit_event_counter,
+    load_registers,
+    store_registers,
+)
+from microddsp.relax_ops.expression import Expr, Step, constant, leaf, substitute, unary
+from microddsp.schedules.scalar_code import Value, emit, float32
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor parameter of the loop's function."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(slots=True)
+class _State:
+    source: int  # tensor that holds it before the block
+    target: Tensor
+    leaves: tuple[Expr, ...]
+    following: list[Expr] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Counter:
+    source: int
+    target: Tensor
+    count: Tensor
+    signal: Expr
+    thresholds: tuple[Expr, Expr]
+    refractory_samples: int
+    event: Expr
+
+
+class SampleLoop:
+    """Collects operators over signals of shape (channels, samples), then builds one function."""
+
+    def __init__(self, channels: int, samples: int) -> None:
+        self.channels = channels
+        self.samples = samples
+        self.inputs: list[Tensor] = []
+        self.outputs: list[Tensor] = []
+        self.inplace: list[tuple[int, int]] = []
+        self._loads: list[tuple[Expr, int, bool]] = []  # leaf, tensor, interleaved
+        self._tables: list[tuple[Expr, int, int]] = []  # leaf, tensor, element of the channel
+        self._states: list[_State] = []
+        self._counters: list[_Counter] = []
+        self._signals: list[tuple[Expr, Tensor]] = []
+        self._order: list[_Counter] = []
+
+    def tensor(self, shape: Sequence[int], dtype: str) -> int:
+        """Add an input tensor; returns its index among the inputs."""
+        self.inputs.append(Tensor(f"in{len(self.inputs)}", tuple(shape), dtype))
+        return len(self.inputs) - 1
+
+    def load(self, index: int, *, interleaved: bool = False) -> Expr:
+        """The sample of input tensor `index` at the loop's channel and time; broadcasts size 1."""
+        value = leaf(f"load{len(self._loads)}")
+        self._loads.append((value, index, interleaved))
+        if self.inputs[index].dtype != "float32":
+            return unary("to_float", value)
+        return value
+
+    def table(self, index: int, elements: int) -> list[Expr]:
+        """The `elements` values of the loop's channel in tensor `index` (channels, ...)."""
+        leaves = [leaf(f"table{index}_{i}") for i in range(elements)]
+        self._tables.extend((value, index, i) for i, value in enumerate(leaves))
+        return leaves
+
+    def apply(
+        self, step: Step, inputs: Sequence[Expr], params: Sequence[Expr], state: int
+    ) -> tuple[list[Expr], Tensor]:
+        """Run a step on signals; returns its outputs and the tensor of its next state."""
+        source = self.inputs[state]
+        leaves = tuple(leaf(f"state{state}_{i}") for i in range(len(step.states)))
+        known = {
+            id(old): new
+            for old, new in zip(
+                (*step.inputs, *step.params, *step.states), (*inputs, *params, *leaves), strict=True
+            )
+        }
+        done = substitute([*step.outputs, *step.next_states], known)
+        target = Tensor(f"next{state}", source.shape, source.dtype)
+        count = len(step.outputs)
+        self._states.append(_State(state, target, leaves, done[count:]))
+        return done[:count], target
+
+    def count(
+        self,
+        signal: Expr,
+        thresholds: tuple[Expr, Expr],
+        refractory_samples: int,
+        state: int,
+    ) -> tuple[Tensor, Expr, Tensor]:
+        """The event counter: returns its count tensor, its 0/1 signal and its next state."""
+        source = self.inputs[state]
+        counter = _Counter(
+            state,
+            Tensor(f"next{state}", source.shape, source.dtype),
+            Tensor(f"count{state}", (self.channels, 1), "int32"),
+            signal,
+            thresholds,
+            refractory_samples,
+            leaf(f"event{state}"),
+        )
+        self._counters.append(counter)
+        return counter.count, counter.event, counter.target
+
+    def store(self, signal: Expr) -> Tensor:
+        """Write a signal to memory; returns the output tensor."""
+        target = Tensor(f"out{len(self._signals)}", (self.channels, self.samples), "float32")
+        self._signals.append((signal, target))
+        return target
+
+    def build(self, name: str, outputs: Sequence[Tensor], *, unroll: int) -> tirx.PrimFunc:
+        """The TIR function: parameters are the inputs, then `outputs` in the given order."""
+        if self.samples % unroll:
+            unroll = 1
+        names = [t.name for t in outputs]
+        pairs = []
+        for state in [*self._states, *self._counters]:
+            if state.target.name in names:
+                out = len(self.inputs) + names.index(state.target.name)
+                pairs.append([out, state.source])
+        with IRBuilder() as builder, T.prim_func():
+            T.func_name(name)
+            T.func_attr({"tirx.noalias": True, "microddsp.inplace": pairs})
+            buffers = {
+                t.name: T.arg(t.name, tirx.decl_buffer(t.shape, t.dtype, t.name))
+                for t in [*self.inputs, *outputs]
+            }
+            if self.channels == 1:
+                self._channel(0, buffers, unroll)
+            else:
+                with T.serial(0, self.channels) as c:
+                    self._channel(c, buffers, unroll)
+        return builder.get()
+
+    def _channel(self, c: Value | int, buffers: dict[str, tirx.Buffer], unroll: int) -> None:
+        floats = sum(len(s.leaves) for s in self._states)
+        fixed: dict[int, Value] = {
+            id(value): T.bind(_element(buffers, self.inputs[index], c, i))
+            for value, index, i in self._tables
+        }
+        registers = T.alloc_buffer((floats,), "float32") if floats else None
+        ints = T.alloc_buffer((3 * len(self._counters),), "int32") if self._counters else None
+        event = T.alloc_buffer((1,), "float32") if self._events_used(buffers) else None
+        leaves = [value for state in self._states for value in state.leaves]
+        at = 0
+        for state in self._states:
+            for i in range(len(state.leaves)):
+                T.buffer_store(
+                    registers, _element(buffers, self.inputs[state.source], c, i), [at + i]
+                )
+            at += len(state.leaves)
+        for k, counter in enumerate(self._counters):
+            load_registers(buffers[self.inputs[counter.source].name], c, ints, 3 * k)
+
+        def body(m: Value | int) -> None:
+            carried = {id(v): T.bind(registers[i]) for i, v in enumerate(leaves)}
+            for u in range(unroll):
+                n = m * unroll + u
+                carried = self._sample(c, n, fixed, carried, buffers, ints, event)
+            for i, value in enumerate(leaves):
+                T.buffer_store(registers, carried[id(value)], [i])
+
+        if self.samples == unroll:
+            body(0)
+        else:
+            with T.serial(0, self.samples // unroll) as m:
+                body(m)
+        at = 0
+        for state in self._states:
+            for i in range(len(state.leaves)):
+                if state.target.name in buffers:
+                    _store(buffers, state.target, c, i, registers[at + i])
+            at += len(state.leaves)
+        for k, counter in enumerate(self._counters):
+            if counter.target.name in buffers:
+                store_registers(buffers[counter.target.name], c, ints, 3 * k, self.samples)
+            if counter.count.name in buffers:
+                _store(buffers, counter.count, c, 0, ints[3 * k + 2])
+
+    def _sample(
+        self,
+        c: Value | int,
+        n: Value | int,
+        fixed: dict[int, Value],
+        carried: dict[int, Value],
+        buffers: dict[str, tirx.Buffer],
+        ints: tirx.Buffer | None,
+        event: tirx.Buffer | None,
+    ) -> dict[int, Value]:
+        values = dict(fixed) | carried
+        for value, index, interleaved in self._loads:
+            values[id(value)] = T.bind(_sample_of(buffers, self.inputs[index], c, n, interleaved))
+        for k, counter in enumerate(self._counters):
+            x, high, low = emit([counter.signal, *counter.thresholds], values)
+            if event is not None:
+                T.buffer_store(event, float32(0.0), [0])
+            emit_event_counter(
+                x,
+                n,
+                high,
+                low,
+                counter.refractory_samples,
+                ints,
+                3 * k,
+                None if event is None else (event, 0),
+            )
+            if event is not None:
+                values[id(counter.event)] = T.bind(event[0])
+        following = [expr for state in self._states for expr in state.following]
+        signals = [signal for signal, _ in self._signals]
+        done = emit([*signals, *following], values)
+        for (_, target), value in zip(self._signals, done, strict=False):
+            if target.name in buffers:
+                T.buffer_store(buffers[target.name], value, [c, n])
+        leaves = [value for state in self._states for value in state.leaves]
+        return {
+            id(old): new for old, new in zip(leaves, done[len(signals) :], strict=True)
+        }
+
+    def _events_used(self, buffers: dict[str, tirx.Buffer]) -> bool:
+        from microddsp.relax_ops.expression import in_order
+
+        roots = [signal for signal, _ in self._signals]
+        roots += [expr for state in self._states for expr in state.following]
+        roots += [counter.signal for counter in self._counters]
+        events = {id(counter.event) for counter in self._counters}
+        return any(id(expr) in events for expr in in_order(roots))
+
+
+def constants(values: np.ndarray) -> list[Expr]:
+    """Parameters known at compile time: rounded to float32 once, here."""
+    return [constant(float(v)) for v in np.asarray(values, "float32").ravel()]
+
+
+def _unravel(i: int, shape: Sequence[int]) -> list[int]:
+    return [int(k) for k in np.unravel_index(i, tuple(shape))] if shape else []
+
+
+def _element(
+    buffers: dict[str, tirx.Buffer], tensor: Tensor, c: Value | int, i: int
+) -> Value:
+    """Element `i` of channel `c` in a tensor of shape (channels, ...)."""
+    return buffers[tensor.name][(c, *_unravel(i, tensor.shape[1:]))]
+
+
+def _store(
+    buffers: dict[str, tirx.Buffer], tensor: Tensor, c: Value | int, i: int, value: Value
+) -> None:
+    T.buffer_store(buffers[tensor.name], value, [c, *_unravel(i, tensor.shape[1:])])
+
+
+def _sample_of(
+    buffers: dict[str, tirx.Buffer],
+    tensor: Tensor,
+    c: Value | int,
+    n: Value | int,
+    interleaved: bool,
+) -> Value:
+    index = [n, c] if interleaved else [c, n]
+    index = index[len(index) - len(tensor.shape) :]
+    return buffers[tensor.name][
+        tuple(0 if size == 1 else i for i, size in zip(index, tensor.shape, strict=True))
+    ]

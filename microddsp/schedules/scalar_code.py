@@ -1,0 +1,80 @@
+"""Scalar expressions of a step as TIR, one statement per shared value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import tvm
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from microddsp.relax_ops.expression import Expr, in_order
+
+Value = tvm.ir.Expr
+
+
+def float32(value: float) -> Value:
+    return tirx.FloatImm("float32", value)
+
+
+def _extern(name: str) -> Callable[..., Value]:
+    return lambda *args: tirx.call_pure_extern("float32", name, *args)
+
+
+_UNARY: dict[str, Callable[[Value], Value]] = {
+    "neg": _extern("-"),
+    "abs": _extern("fabsf"),
+    "sqrt": _extern("sqrtf"),
+    "exp": _extern("expf"),
+    "log": _extern("logf"),
+    "sin": _extern("sinf"),
+    "cos": _extern("cosf"),
+    "tanh": _extern("tanhf"),
+    "to_float": lambda a: tirx.Cast("float32", a),
+}
+
+# Built as plain nodes: the overloaded operators would fold and reorder floats.
+_BINARY: dict[str, Callable[[Value, Value], Value]] = {
+    "add": tirx.Add,
+    "sub": tirx.Sub,
+    "mul": tirx.Mul,
+    "div": tirx.Div,
+    "lt": tirx.LT,
+    "gt": tirx.GT,
+    "and": tirx.And,
+}
+
+
+def emit(roots: Sequence[Expr], values: dict[int, Value]) -> list[Value]:
+    """Emit `roots` into the current TIR builder; `values` maps leaves (by id) to TIR values.
+
+    A value used twice is bound to a local; one used once stays inside its user, so that a
+    product can still meet its sum in a fused multiply-add. Roots are always bound: states are
+    stored after all of them are read.
+    """
+    order = in_order(roots)
+    uses: dict[int, int] = {}
+    for expr in order:
+        for arg in expr.args:
+            uses[id(arg)] = uses.get(id(arg), 0) + 1
+    wanted = {id(root) for root in roots}
+    for expr in order:
+        if id(expr) in values:
+            continue
+        value = _build(expr, values)
+        shared = uses.get(id(expr), 0) > 1 or id(expr) in wanted
+        if shared and expr.args:
+            value = T.bind(value)
+        values[id(expr)] = value
+    return [values[id(root)] for root in roots]
+
+
+def _build(expr: Expr, values: dict[int, Value]) -> Value:
+    args = [values[id(arg)] for arg in expr.args]
+    if expr.op == "const":
+        return float32(expr.value)
+    if expr.op == "select":
+        return tirx.Select(*args)
+    if expr.op in _UNARY:
+        return _UNARY[expr.op](*args)
+    return _BINARY[expr.op](*args)
