@@ -170,7 +170,7 @@ def _emit_loop(
         return loop.tensor(static_shape(expr) or (), str(expr.ty.dtype))
 
     def signal(expr: relax.Expr, *, interleaved: bool = False) -> Expr:
-        if isinstance(expr, relax.Constant) and expr.value.numpy().size == 1:
+        if isinstance(expr, tvm.ir.GenericConst) and expr.value.numpy().size == 1:
             return constants(expr.value.numpy())[0]
         if isinstance(expr, relax.Var) and key(expr) in signals:
             return signals[key(expr)]
@@ -181,7 +181,7 @@ def _emit_loop(
 
     def parameters(expr: relax.Expr, rank: int) -> list[Expr]:
         """Known and shared by all channels: constants; else a table of the channel's own."""
-        if isinstance(expr, relax.Constant):
+        if isinstance(expr, tvm.ir.GenericConst):
             values = expr.value.numpy()
             if values.ndim == rank or values.shape[0] == 1:
                 return constants(values)

@@ -21,7 +21,7 @@ from microddsp.relax_ops.event_counter import (
     store_registers,
 )
 from microddsp.relax_ops.expression import Expr, Step, constant, leaf, substitute, unary
-from microddsp.schedules.scalar_code import Value, emit, float32
+from microddsp.schedules.scalar_code import Value, count_uses, emit, float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,10 +212,14 @@ class SampleLoop:
         event: tirx.Buffer | None,
     ) -> dict[int, Value]:
         values = dict(fixed) | carried
+        following = [expr for state in self._states for expr in state.following]
+        signals = [signal for signal, _ in self._signals]
+        heard = [e for k in self._counters for e in (k.signal, *k.thresholds)]
+        uses = count_uses([*signals, *following, *heard])
         for value, index, interleaved in self._loads:
             values[id(value)] = T.bind(_sample_of(buffers, self.inputs[index], c, n, interleaved))
         for k, counter in enumerate(self._counters):
-            x, high, low = emit([counter.signal, *counter.thresholds], values)
+            x, high, low = emit([counter.signal, *counter.thresholds], values, uses)
             if event is not None:
                 T.buffer_store(event, float32(0.0), [0])
             emit_event_counter(
@@ -230,9 +234,7 @@ class SampleLoop:
             )
             if event is not None:
                 values[id(counter.event)] = T.bind(event[0])
-        following = [expr for state in self._states for expr in state.following]
-        signals = [signal for signal, _ in self._signals]
-        done = emit([*signals, *following], values)
+        done = emit([*signals, *following], values, uses)
         for (_, target), value in zip(self._signals, done, strict=False):
             if target.name in buffers:
                 T.buffer_store(buffers[target.name], value, [c, n])

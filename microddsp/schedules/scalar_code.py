@@ -45,25 +45,27 @@ _BINARY: dict[str, Callable[[Value, Value], Value]] = {
 }
 
 
-def emit(roots: Sequence[Expr], values: dict[int, Value]) -> list[Value]:
+def count_uses(roots: Sequence[Expr]) -> dict[int, int]:
+    """How often each expression below `roots` is an operand, by id; a root counts twice."""
+    uses: dict[int, int] = {id(root): 2 for root in roots}
+    for expr in in_order(roots):
+        for arg in expr.args:
+            uses[id(arg)] = uses.get(id(arg), 0) + 1
+    return uses
+
+
+def emit(roots: Sequence[Expr], values: dict[int, Value], uses: dict[int, int]) -> list[Value]:
     """Emit `roots` into the current TIR builder; `values` maps leaves (by id) to TIR values.
 
     A value used twice is bound to a local; one used once stays inside its user, so that a
     product can still meet its sum in a fused multiply-add. Roots are always bound: states are
     stored after all of them are read.
     """
-    order = in_order(roots)
-    uses: dict[int, int] = {}
-    for expr in order:
-        for arg in expr.args:
-            uses[id(arg)] = uses.get(id(arg), 0) + 1
-    wanted = {id(root) for root in roots}
-    for expr in order:
+    for expr in in_order(roots):
         if id(expr) in values:
             continue
         value = _build(expr, values)
-        shared = uses.get(id(expr), 0) > 1 or id(expr) in wanted
-        if shared and expr.args:
+        if uses[id(expr)] > 1 and expr.args:
             value = T.bind(value)
         values[id(expr)] = value
     return [values[id(root)] for root in roots]

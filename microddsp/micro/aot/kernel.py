@@ -35,6 +35,15 @@ _PASSES = [
     tirx.transform.RemoveNoOp(),
 ]
 
+# A function that is loops already (a sample loop) is printed as it was built: simplification
+# would substitute bound values back into every use.
+_LOOP_PASSES = [
+    tirx.transform.FlattenBuffer(),
+    tirx.transform.NarrowDataType(32),
+    tirx.transform.UnrollLoop(),
+    tirx.transform.RemoveNoOp(),
+]
+
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
@@ -62,7 +71,8 @@ def lower(func: tirx.PrimFunc, name: str, *, fma: bool) -> tuple[tvm.IRModule, l
     target = tvm.target.Target({"kind": "c", "keys": ["cpu"]})
     mod = tvm.IRModule({name: func.with_attr("global_symbol", name)})
     mod = tirx.transform.BindTarget(target.with_host(target))(mod)
-    mod = tvm.ir.transform.Sequential(_PASSES)(mod)
+    blocks = isinstance(func.body, s_tir.SBlockRealize)
+    mod = tvm.ir.transform.Sequential(_PASSES if blocks else _LOOP_PASSES)(mod)
     flat = mod[name]
     body, scratch = hoist_scratch(flat.body)
     pointers = [

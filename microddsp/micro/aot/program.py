@@ -70,7 +70,7 @@ class _Builder:
         self.program = Program()
         self.places: dict[relax.Var, list[Place]] = {}
         self.kernels: dict[str, Kernel] = {}
-        self.constants: dict[tuple[bytes, str, tuple[int, ...]], Place] = {}
+        self.constants: dict[tuple[bytes, str], Place] = {}
         self.temporaries = 0
 
     def run(self) -> Program:
@@ -89,7 +89,7 @@ class _Builder:
     def _resolve(self, expr: relax.Expr) -> list[Place]:
         if isinstance(expr, relax.Var):
             return self.places[expr]
-        if isinstance(expr, relax.Constant):
+        if isinstance(expr, tvm.ir.GenericConst):
             return [self._constant(expr.value.numpy())]
         if isinstance(expr, relax.Tuple):
             return [place for item in expr.fields for place in self._resolve(item)]
@@ -99,9 +99,9 @@ class _Builder:
 
     def _constant(self, value: np.ndarray) -> Place:
         value = np.ascontiguousarray(value)
-        key = (value.tobytes(), str(value.dtype), value.shape)
+        key = (value.tobytes(), str(value.dtype))
         if key not in self.constants:
-            place = Place("constant", f"k{len(self.constants)}", str(value.dtype), value.shape)
+            place = Place("constant", f"c{len(self.constants)}", str(value.dtype), value.shape)
             self.constants[key] = place
             self.program.constants.append((place, value))
         return self.constants[key]
@@ -194,7 +194,7 @@ class _Builder:
         if func_name not in self.kernels:
             kernel = generate(
                 self.mod[call.args[0]],
-                f"{self.name}_{func_name}",
+                self._kernel_name(func_name),
                 fma=self.fma,
                 restrict=f"{self.name.upper()}_RESTRICT",
             )
@@ -211,6 +211,11 @@ class _Builder:
         ]
         arguments = [p for arg in call.args[1].fields for p in self._resolve(arg)]
         self.program.calls.append(Call(kernel, (*arguments, *made, *scratch)))
+
+    def _kernel_name(self, func_name: str) -> str:
+        """What it computes, short enough to read, numbered so that it is unique."""
+        words = func_name.replace("fused_", "").replace("tir_", "").replace("relax_", "")
+        return f"{self.name}_k{len(self.kernels)}_{words[:32].strip('_')}"
 
     def _temporary(self, ty: relax.TensorType) -> Place:
         return self._new(_place("arena", "", ty))
