@@ -92,6 +92,9 @@ def generate(func: tirx.PrimFunc, name: str, *, fma: bool, restrict: str) -> Ker
     Raises:
         CompileError: The code generator has no rule for something in the function.
     """
+    for p in func.params:
+        if str(p.dtype) not in C_TYPES:
+            raise CompileError(f"kernel {name} has a tensor of type {p.dtype}, which has no C type")
     written = _written_names(func)
     inplace = tuple(
         (int(a), int(b)) for a, b in ((func.attrs or {}).get("microddsp.inplace", ()) or ())
