@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.nn.functional import conv1d, conv_transpose1d
+from torch.nn.grad import conv1d_weight
 
 from microddsp.errors import ParameterError
 from microddsp.relax_ops import delay_line
@@ -90,7 +91,7 @@ def _backward(ctx: Any, y_grad: Tensor, state_grad: Tensor) -> tuple[Tensor | No
     s_grad, x_grad = delay_line.join_backward(joined_grad, state_grad)
     taps_grad = None
     if ctx.needs_input_grad[1]:
-        taps_grad = torch.nn.grad.conv1d_weight(
+        taps_grad = conv1d_weight(
             _rows(delay_line.join(state, x), taps), list(kernel.shape), rows, groups=groups
         )
         taps_grad = taps_grad.flip(-1).reshape(taps.shape)
