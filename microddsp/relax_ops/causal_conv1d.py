@@ -225,21 +225,25 @@ def _convolution(
         weight = T.arg("weight", tirx.decl_buffer(shape, "float32", "weight"))
         bias = T.arg("bias", tirx.decl_buffer((rows,), "float32", "bias"))
         y = T.arg("y", tirx.decl_buffer((rows, outputs), "float32", "y"))
-        sums = T.alloc_buffer((high * wide,), "float32")
+        sums = IRBuilder.name("sum", T.alloc_buffer((high * wide,), "float32"))
         with (
             T.serial(0, groups) as g,
             T.serial(0, rows_of_group // high) as j,
             T.serial(0, outputs // wide) as m,
         ):
+            IRBuilder.name_many(["g", "j", "m"], [g, j, m])
             first = g * rows_of_group + j * high
             for r, u in tile:
                 T.buffer_store(sums, bias[first + r], [r * wide + u])
             with T.serial(0, per_group) as i, T.serial(0, taps) as k:
+                IRBuilder.name_many(["i", "k"], [i, k])
                 weights = [T.bind(weight[first + r, i, k]) for r in range(high)]
                 past = [
                     T.bind(joined[g * per_group + i, (m * wide + u) * stride + k * dilation])
                     for u in range(wide)
                 ]
+                IRBuilder.name_many([f"w{r}" for r in range(high)], weights)
+                IRBuilder.name_many([f"x{u}" for u in range(wide)], past)
                 for r, u in tile:
                     at = r * wide + u
                     T.buffer_store(sums, sums[at] + weights[r] * past[u], [at])

@@ -104,9 +104,12 @@ def emit_join(
         block = T.arg("x", tirx.decl_buffer((channels, samples), "float32", "x"))
         joined = T.arg("joined", tirx.decl_buffer(shape, "float32", "joined"))
         with T.serial(0, channels) as c:
+            IRBuilder.name("c", c)
             with T.serial(0, length) as i:
+                IRBuilder.name("i", i)
                 T.buffer_store(joined, past[c, i], [*lead, c, i])
             with T.serial(0, samples) as n:
+                IRBuilder.name("n", n)
                 T.buffer_store(joined, block[c, n], [*lead, c, n + length])
     kernel = builder.add_func(ir.get(), "delay_line")
     out = relax.TensorType(shape, "float32")

@@ -143,18 +143,20 @@ def _dot(channels: int, samples: int, taps_shape: tuple[int, ...]) -> tirx.PrimF
         )
         taps = T.arg("taps", tirx.decl_buffer(taps_shape, "float32", "taps"))
         y = T.arg("y", tirx.decl_buffer((channels, samples), "float32", "y"))
-        sums = T.alloc_buffer((width,), "float32")
-        with T.serial(0, channels) as c:
-            with T.serial(0, samples // width) as m:
+        sums = IRBuilder.name("sum", T.alloc_buffer((width,), "float32"))
+        with T.serial(0, channels) as c, T.serial(0, samples // width) as m:
+            IRBuilder.name_many(["c", "m"], [c, m])
+            for u in range(width):
+                T.buffer_store(sums, T.float32(0.0), [u])
+            with T.serial(0, length) as k:
+                IRBuilder.name("k", k)
+                tap = T.bind(taps[k] if len(taps_shape) == 1 else taps[c, k])
+                IRBuilder.name("tap", tap)
                 for u in range(width):
-                    T.buffer_store(sums, T.float32(0.0), [u])
-                with T.serial(0, length) as k:
-                    tap = T.bind(taps[k] if len(taps_shape) == 1 else taps[c, k])
-                    for u in range(width):
-                        past = joined[c, m * width + (u + length - 1) - k]
-                        T.buffer_store(sums, sums[u] + tap * past, [u])
-                for u in range(width):
-                    T.buffer_store(y, sums[u], [c, m * width + u])
+                    past = joined[c, m * width + (u + length - 1) - k]
+                    T.buffer_store(sums, sums[u] + tap * past, [u])
+            for u in range(width):
+                T.buffer_store(y, sums[u], [c, m * width + u])
     return ir.get()
 
 
