@@ -39,7 +39,7 @@ if ! new_enough .venv/bin/python || ! .venv/bin/python -m pip --version >/dev/nu
 fi
 
 echo "installing Python packages into .venv (several hundred megabytes the first time)"
-.venv/bin/python -m pip install --quiet --disable-pip-version-check \
+.venv/bin/python -m pip install -qq --disable-pip-version-check \
     -c constraints.txt -e '.[dev,examples]' </dev/null ||
     fail "pip could not install the packages; the lines above say why"
 rm -f .venv/.installed-*

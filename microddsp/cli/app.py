@@ -1,0 +1,70 @@
+"""The command `microddsp`: which commands there are, and how an error ends one.
+
+Exit status: 0 done, 1 something in the user's model or files, 2 usage, 3 board or link.
+Nothing heavy is imported before a command has checked its arguments.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from microddsp.cli.catalogue import boards, ops, targets
+from microddsp.cli.compile import compile_command
+from microddsp.cli.micro import micro
+from microddsp.cli.run import run_command
+from microddsp.errors import BoardError, MicroddspError
+
+USER_ERROR, BOARD_ERROR, INTERRUPTED = 1, 3, 130
+
+app = typer.Typer(
+    name="microddsp",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("compile")(compile_command)
+app.command("run")(run_command)
+app.command("boards")(boards)
+app.command("targets")(targets)
+app.command("ops")(ops)
+app.add_typer(micro, name="micro")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from microddsp import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Differentiable DSP, from PyTorch to microcontrollers."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; always raises SystemExit."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    # Taken out here, so that it works behind the command's name too.
+    debug = "--debug" in given
+    try:
+        app(args=[text for text in given if text != "--debug"], prog_name="microddsp")
+    except MicroddspError as error:
+        if debug:
+            traceback.print_exc()
+        typer.echo(f"microddsp: error: {error}", err=True)
+        sys.exit(BOARD_ERROR if isinstance(error, BoardError) else USER_ERROR)
+    except KeyboardInterrupt:
+        typer.echo("microddsp: interrupted", err=True)
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,101 @@
+"""Option texts of the command line, turned into values. Light: runs before torch is imported."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from microddsp.errors import MicroddspError, nearest
+from microddsp.micro.boards import find_board
+from microddsp.micro.targets import find_target
+
+_SIZE = re.compile(r"(\d+)([KkMm]?)(?:i?[Bb])?")
+_FACTOR = {"": 1, "k": 1024, "m": 1024 * 1024}
+_SHAPE = re.compile(r"([A-Za-z_]\w*):(\d+(?:,\d+)*)", re.ASCII)
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}", re.ASCII)
+BUDGETS = ("flash", "ram", "stack")
+HOST = "host"
+
+
+def refuse(error: MicroddspError) -> typer.BadParameter:
+    """A wrong argument, with the hint on a line of its own."""
+    return typer.BadParameter(f"{error.message}\n{error.hint}" if error.hint else error.message)
+
+
+def check_target(name: str) -> str:
+    try:
+        find_target(name)
+    except MicroddspError as error:
+        raise refuse(error) from error
+    return name
+
+
+def check_board(name: str | None) -> str | None:
+    if name not in (None, HOST):
+        try:
+            find_board(str(name))
+        except MicroddspError as error:
+            raise refuse(error) from error
+    return name
+
+
+def check_name(name: str | None) -> str | None:
+    if name is not None and not _NAME.fullmatch(name):
+        raise typer.BadParameter(f"{name!r} cannot prefix C names: use letters, digits and _")
+    return name
+
+
+def check_choice(text: str, known: Sequence[str]) -> str:
+    if text not in known:
+        raise typer.BadParameter(f"unknown {text!r}\n{nearest(text, known)}")
+    return text
+
+
+def parse_budget(text: str | None) -> dict[str, int]:
+    """`ram=16K,flash=64K` -> bytes."""
+    limits: dict[str, int] = {}
+    for part in text.split(",") if text is not None else ():
+        key, _, size = part.partition("=")
+        check_choice(key.strip(), BUDGETS)
+        match = _SIZE.fullmatch(size.strip())
+        if not match or not int(match[1]):
+            raise typer.BadParameter(f"{part!r} is no size; write {key}=16K or {key}=16384")
+        limits[key.strip()] = int(match[1]) * _FACTOR[match[2].lower()]
+    return limits
+
+
+def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """`name:1,64` -> name and shape, in the order given."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        match = _SHAPE.fullmatch(text)
+        shape = tuple(map(int, match[2].split(","))) if match else ()
+        if match is None or 0 in shape:
+            raise typer.BadParameter(f"{text!r} is no shape; write name:channels,samples (x:1,64)")
+        if match[1] in shapes:
+            raise typer.BadParameter(f"input {match[1]!r} is given twice")
+        shapes[match[1]] = shape
+    return shapes
+
+
+def parse_options(texts: Sequence[str]) -> dict[str, str]:
+    """`key=value` texts of a platform."""
+    options: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise typer.BadParameter(f"{text!r} is no option; write key=value")
+        if key in options:
+            raise typer.BadParameter(f"option {key!r} is given twice")
+        options[key] = value
+    return options
+
+
+def check_archive(path: Path) -> Path:
+    """A mistyped path is said at once, not after the imports."""
+    if not path.is_file():
+        raise typer.BadParameter(f"there is no file {str(path)!r}")
+    return path

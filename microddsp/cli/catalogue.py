@@ -1,0 +1,50 @@
+"""`microddsp boards`, `targets` and `ops`: what there is, with one line each."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from microddsp.cli.operators import OPERATORS
+from microddsp.cli.render import show_json, show_table
+from microddsp.micro.boards import boards as all_boards
+from microddsp.micro.targets import TARGETS
+
+Json = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
+
+
+def boards(as_json: Json = False) -> None:
+    """List the boards that models can run on."""
+    rows = [
+        {"name": b.name, "target": b.target, "description": b.description}
+        for b in all_boards()
+    ]
+    if as_json:
+        show_json(rows)
+    else:
+        columns = ("board", "target", "")
+        show_table("Boards", columns, [tuple(row.values()) for row in rows])
+
+
+def targets(as_json: Json = False) -> None:
+    """List the CPUs that models can be compiled for."""
+    found = sorted(TARGETS.values(), key=lambda target: target.name)
+    if as_json:
+        show_json([asdict(target) for target in found])
+    else:
+        rows = [(t.name, "yes" if t.fpu else "no", t.description) for t in found]
+        show_table("Targets", ("target", "FPU", ""), rows)
+
+
+def ops(as_json: Json = False) -> None:
+    """List blocks and operators: what has gradients, what compiles."""
+    if as_json:
+        show_json([asdict(operator) for operator in OPERATORS])
+        return
+    rows = [
+        (o.name, o.kind, o.gradients, "yes" if o.compiles else "no", o.description)
+        for o in OPERATORS
+    ]
+    show_table("Blocks and operators", ("name", "kind", "gradients", "compiles", ""), rows)

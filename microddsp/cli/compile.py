@@ -1,0 +1,160 @@
+"""`microddsp compile`: a model in, an archive out, and what it will take on the device."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from microddsp.cli.arguments import (
+    check_choice,
+    check_name,
+    check_target,
+    parse_budget,
+    parse_shapes,
+)
+from microddsp.cli.model_reference import HELP, load_module, parse_reference
+from microddsp.cli.render import describe, show_facts, show_json
+from microddsp.errors import BoardError, MicroddspError, ParameterError, nearest
+from microddsp.signature import INPUT_DTYPES, Input
+
+if TYPE_CHECKING:
+    import torch
+
+    from microddsp.micro.package.model import CompiledModel
+
+OBJECT_CODE = "object code is not there yet: 0.1 emits C, which any compiler for the target takes"
+
+
+def compile_command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=HELP)],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Archive to write  [default: NAME.tar]")
+    ] = None,
+    target: Annotated[
+        str, typer.Option(callback=check_target, help="CPU; `microddsp targets` lists them.")
+    ] = "cortex-m4f",
+    block: Annotated[int, typer.Option(min=1, help="Samples a channel in one call.")] = 64,
+    channels: Annotated[int, typer.Option(min=1, help="Channels of the input.")] = 1,
+    input_shape: Annotated[
+        list[str] | None,
+        typer.Option(help="name:channels,samples, for each input, instead of the two above."),
+    ] = None,
+    input_dtype: Annotated[
+        str, typer.Option(help=f"What the device delivers: {', '.join(INPUT_DTYPES)}.")
+    ] = "f32",
+    input_scale: Annotated[
+        float | None, typer.Option(help="value = (raw - offset) * scale")
+    ] = None,
+    input_offset: Annotated[float, typer.Option(help="The raw value that means zero.")] = 0.0,
+    input_unit: Annotated[str, typer.Option(help="Unit of the scaled value, for the header.")] = "",
+    interleaved: Annotated[
+        bool, typer.Option("--interleaved", help="Samples come as frames of all channels.")
+    ] = False,
+    name: Annotated[
+        str | None,
+        typer.Option(callback=check_name, help="Prefix of all C names  [default: the factory's]"),
+    ] = None,
+    tap: Annotated[
+        list[str] | None, typer.Option(help="Path of an inner block whose signal comes out too.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Fail when larger: ram=16K,flash=64K,stack=1K")
+    ] = None,
+    emit: Annotated[str, typer.Option(help="c")] = "c",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Compile a trained pipeline into an archive with two C files."""
+    reference = parse_reference(model)
+    shapes = parse_shapes(input_shape or ())
+    limits = parse_budget(budget)
+    if check_choice(emit, ("c", "obj")) == "obj":
+        raise typer.BadParameter(OBJECT_CODE)
+    check_choice(input_dtype, tuple(INPUT_DTYPES))
+    try:
+        samples = Input(input_dtype, input_scale, input_offset, input_unit, interleaved)
+    except ParameterError as error:
+        raise typer.BadParameter(str(error)) from error
+    chosen = name or check_name(reference.default_name) or "model"
+    archive = output or Path(f"{chosen}.tar")
+    if not archive.parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {str(archive.parent)!r}")
+
+    import microddsp
+
+    module, carried = load_module(reference)
+    compiled = microddsp.compile(
+        module,
+        carried if carried and not shapes else _examples(module, shapes, channels, block),
+        target=target,
+        name=chosen,
+        input=None if samples == Input() else samples,
+        taps=tuple(tap or ()),
+        budget=limits or None,
+    )
+    compiled.save(archive)
+    report = _report(compiled, archive)
+    if as_json:
+        show_json(report)
+    else:
+        _show(compiled, report)
+
+
+def _examples(
+    module: torch.nn.Module, shapes: dict[str, tuple[int, ...]], channels: int, block: int
+) -> tuple[torch.Tensor, ...]:
+    """Blocks of zeros, in the order in which the module's forward takes them."""
+    import torch
+
+    if not shapes:
+        return (torch.zeros(channels, block),)
+    order = list(shapes)
+    parameters = inspect.signature(module.forward).parameters
+    named = [p.name for p in parameters.values() if p.kind is not inspect.Parameter.VAR_POSITIONAL]
+    if len(shapes) > 1 and len(named) == len(parameters):
+        for name in shapes:
+            if name not in named:
+                raise MicroddspError(f"the model has no input {name!r}", hint=nearest(name, named))
+        order = [name for name in named if name in shapes]
+    return tuple(torch.zeros(shapes[name]) for name in order)
+
+
+def _report(model: CompiledModel, archive: Path) -> dict[str, Any]:
+    try:
+        memory: dict[str, Any] | None = model.memory.to_json()
+        missing = ""
+    except BoardError as error:
+        # The C is complete without the cross compiler; only its size cannot be told.
+        memory, missing = None, error.message
+    return {
+        "name": model.name,
+        "target": model.target.name,
+        "archive": str(archive),
+        "digest": model.digest,
+        "signature": model.signature.to_json(),
+        "memory": memory,
+        "memory_missing": missing,
+    }
+
+
+def _show(model: CompiledModel, report: dict[str, Any]) -> None:
+    signature = model.signature
+    memory = report["memory"]
+    facts: dict[str, object] = {
+        "inputs": ", ".join(map(describe, signature.inputs)),
+        "outputs": ", ".join(map(describe, signature.outputs)),
+        "settles in": f"{signature.settle_samples} samples",
+    }
+    if memory:
+        facts["flash"] = f"{memory['flash_bytes']} bytes"
+        facts["RAM"] = (
+            f"{memory['ram_bytes']} bytes (state {memory['state_bytes']}, "
+            f"arena {memory['arena_bytes']})"
+        )
+        facts["stack"] = f"{memory['stack_bytes']} bytes"
+    else:
+        facts["size"] = f"not measured: {report['memory_missing']}"
+    facts["archive"] = report["archive"]
+    show_facts(f"{model.name} for {model.target.name}", facts)

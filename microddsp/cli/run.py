@@ -1,0 +1,156 @@
+"""`microddsp run`: a recording through a compiled model, on a board or on this computer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from microddsp.cli import render
+from microddsp.cli.arguments import HOST, check_archive, check_board, check_choice
+from microddsp.cli.model_reference import HELP, load_module, parse_reference
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from microddsp.micro.package.model import CompiledModel
+
+    Arrays = Sequence[NDArray[Any]]
+
+
+def run_command(
+    archive: Annotated[
+        Path, typer.Argument(metavar="MODEL.tar", callback=check_archive, help="A compiled model.")
+    ],
+    inputs: Annotated[
+        Path, typer.Option("-i", "--input", callback=check_archive, help="WAV, CSV or npz.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="npz to write the outputs to.")
+    ] = None,
+    board: Annotated[
+        str | None,
+        typer.Option(callback=check_board, help="`microddsp boards` lists them; host: no board."),
+    ] = "mps2-an386",
+    column: Annotated[
+        list[str] | None, typer.Option(help="CSV column, by name or number, for each channel.")
+    ] = None,
+    tail: Annotated[
+        str, typer.Option(help="A last block that is not full: error, or drop it.")
+    ] = "drop",
+    verify: Annotated[
+        str | None, typer.Option(metavar="MODEL", help=f"Compare with PyTorch: {HELP}")
+    ] = None,
+    print_time: Annotated[
+        bool, typer.Option("--print-time", help="Time of a block on the board.")
+    ] = False,
+    timeout_s: Annotated[
+        float, typer.Option(min=0.001, help="The device must answer a call within this.")
+    ] = 5.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Stream a recording through a compiled model."""
+    check_choice(tail, ("error", "drop"))
+    if output is not None and output.suffix != ".npz":
+        raise typer.BadParameter("outputs are written as .npz, one array for each")
+    if output is not None and not output.parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {str(output.parent)!r}")
+    if print_time and board == HOST:
+        raise typer.BadParameter("--print-time needs a board: time on this computer says nothing")
+    reference = parse_reference(verify) if verify is not None else None
+
+    import microddsp
+    from microddsp.signals import read_inputs, write_npz
+
+    model = microddsp.load(archive)
+    signals = read_inputs(inputs, model.signature, columns=column or ())
+    signals, dropped = _whole_blocks(model, signals, tail)
+    result: dict[str, Any] = {"model": model.name, "board": board, "dropped_samples": dropped}
+    if board in (None, HOST):
+        values = model.run(*signals)
+        if reference:
+            report = microddsp.verify(load_module(reference)[0], model, *signals)
+            result["verification"] = render.as_json(report)
+    else:
+        with microddsp.open_board(str(board), model, timeout_s=timeout_s) as session:
+            values = session.run(*signals)
+            if print_time:
+                result["time"] = render.as_json(session.time(*signals))
+            if reference:
+                pipeline = load_module(reference)[0]
+                report = microddsp.verify(pipeline, model, *signals, board=session)
+                result["verification"] = render.as_json(report)
+    outputs = _by_name(model, values)
+    if output is not None:
+        write_npz(output, outputs)
+        result["output"] = str(output)
+    result["outputs"] = {name: _summary(array) for name, array in outputs.items()}
+    if as_json:
+        render.show_json(result)
+    else:
+        _show(result)
+
+
+def _whole_blocks(model: CompiledModel, signals: Arrays, tail: str) -> tuple[Arrays, int]:
+    """Cut what does not fill a last block, and say how many samples that were."""
+    if tail == "error":
+        return signals, 0
+    axes = [0 if spec.interleaved else -1 for spec in model.signature.inputs]
+    steps = [
+        spec.shape[axis] if spec.shape else 1
+        for spec, axis in zip(model.signature.inputs, axes, strict=True)
+    ]
+    blocks = [
+        signal.shape[axis] // step for signal, axis, step in zip(signals, axes, steps, strict=True)
+    ]
+    if min(blocks) == 0:
+        # Nothing would be left: the model's own error says what a block is.
+        return signals, 0
+    keep = [
+        signal.take(range(count * step), axis=axis)
+        for signal, count, step, axis in zip(signals, blocks, steps, axes, strict=True)
+    ]
+    return keep, signals[0].shape[axes[0]] - keep[0].shape[axes[0]]
+
+
+def _by_name(model: CompiledModel, values: Any) -> dict[str, NDArray[Any]]:
+    import numpy as np
+
+    structure = model.signature.structure
+    if structure.kind == "dict":
+        return {name: np.asarray(values[name]) for name in structure.names}
+    flat = (values,) if structure.kind == "tensor" else tuple(values)
+    return {name: np.asarray(v) for name, v in zip(structure.names, flat, strict=True)}
+
+
+def _summary(array: NDArray[Any]) -> dict[str, Any]:
+    summary: dict[str, Any] = {"shape": array.shape, "dtype": str(array.dtype)}
+    if array.size:
+        summary |= {"min": array.min(), "max": array.max(), "last": array[..., -1]}
+    return summary
+
+
+def _show(result: dict[str, Any]) -> None:
+    rows = [
+        (
+            name,
+            facts["dtype"],
+            "x".join(map(str, facts["shape"])),
+            facts.get("min", ""),
+            facts.get("max", ""),
+            facts["last"].ravel()[:4].tolist() if "last" in facts else "",
+        )
+        for name, facts in result["outputs"].items()
+    ]
+    columns = ("output", "type", "shape", "min", "max", "last sample")
+    render.show_table(f"{result['model']} on {result['board']}", columns, rows)
+    if result["dropped_samples"]:
+        typer.echo(f"\n{result['dropped_samples']} samples at the end fill no block: left out")
+    for part in ("time", "verification"):
+        if part in result:
+            typer.echo()
+            render.show_facts(part, result[part])
+    if "output" in result:
+        typer.echo(f"\nwritten: {result['output']}")
