@@ -10,12 +10,12 @@ import typer
 
 from microddsp.errors import MicroddspError, nearest
 from microddsp.micro.boards import find_board
+from microddsp.micro.package.names import is_c_name
 from microddsp.micro.targets import find_target
 
 _SIZE = re.compile(r"(\d+)([KkMm]?)(?:i?[Bb])?")
 _FACTOR = {"": 1, "k": 1024, "m": 1024 * 1024}
 _SHAPE = re.compile(r"([A-Za-z_]\w*):(\d+(?:,\d+)*)", re.ASCII)
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}", re.ASCII)
 BUDGETS = ("flash", "ram", "stack")
 HOST = "host"
 
@@ -43,8 +43,8 @@ def check_board(name: str | None) -> str | None:
 
 
 def check_name(name: str | None) -> str | None:
-    if name is not None and not _NAME.fullmatch(name):
-        raise typer.BadParameter(f"{name!r} cannot prefix C names: use letters, digits and _")
+    if name is not None and not is_c_name(name):
+        raise typer.BadParameter(f"{name!r} cannot prefix C names: letters, digits and _, no keyword")
     return name
 
 

@@ -77,7 +77,7 @@ def compile_command(
         samples = Input(input_dtype, input_scale, input_offset, input_unit, interleaved)
     except ParameterError as error:
         raise typer.BadParameter(str(error)) from error
-    chosen = name or check_name(reference.default_name) or "model"
+    chosen = name or reference.default_name
     archive = output or Path(f"{chosen}.tar")
     if not archive.parent.is_dir():
         raise typer.BadParameter(f"there is no folder {str(archive.parent)!r}")

@@ -31,7 +31,9 @@ def create_project(
     option: Annotated[
         list[str] | None, typer.Option("-o", "--option", help="key=value of the platform.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write into a folder that exists.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write into a folder that exists.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a firmware project with the model in it."""

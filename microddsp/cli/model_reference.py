@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from microddsp.errors import MicroddspError, nearest
+from microddsp.micro.package.names import is_c_name
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +39,7 @@ class ModelReference:
     def default_name(self) -> str:
         """A C identifier made of the factory's name or the file's."""
         text = re.sub(r"\W", "_", self.factory or Path(self.source).stem, flags=re.ASCII).lower()
-        return text if text[:1].isalpha() else "model"
+        return text if is_c_name(text) else "model"
 
 
 def parse_reference(text: str) -> ModelReference:

@@ -65,8 +65,8 @@ def run_command(
     from microddsp.signals import read_inputs, write_npz
 
     model = microddsp.load(archive)
-    signals = read_inputs(inputs, model.signature, columns=column or ())
-    signals, dropped = _whole_blocks(model, signals, tail)
+    recording = read_inputs(inputs, model.signature, columns=column or ())
+    signals, dropped = _whole_blocks(model, recording, tail)
     result: dict[str, Any] = {"model": model.name, "board": board, "dropped_samples": dropped}
     if board in (None, HOST):
         values = model.run(*signals)
@@ -97,22 +97,18 @@ def _whole_blocks(model: CompiledModel, signals: Arrays, tail: str) -> tuple[Arr
     """Cut what does not fill a last block, and say how many samples that were."""
     if tail == "error":
         return signals, 0
-    axes = [0 if spec.interleaved else -1 for spec in model.signature.inputs]
-    steps = [
-        spec.shape[axis] if spec.shape else 1
-        for spec, axis in zip(model.signature.inputs, axes, strict=True)
-    ]
-    blocks = [
-        signal.shape[axis] // step for signal, axis, step in zip(signals, axes, steps, strict=True)
-    ]
-    if min(blocks) == 0:
-        # Nothing would be left: the model's own error says what a block is.
-        return signals, 0
-    keep = [
-        signal.take(range(count * step), axis=axis)
-        for signal, count, step, axis in zip(signals, blocks, steps, axes, strict=True)
-    ]
-    return keep, signals[0].shape[axes[0]] - keep[0].shape[axes[0]]
+    keep = []
+    dropped = 0
+    for spec, signal in zip(model.signature.inputs, signals, strict=True):
+        axis = 0 if spec.interleaved else -1
+        step = spec.shape[axis] if spec.shape else 1
+        whole = signal.shape[axis] // step * step
+        if whole == 0:
+            # Nothing would be left: the model's own error says what a block is.
+            return signals, 0
+        dropped = max(dropped, signal.shape[axis] - whole)
+        keep.append(signal[:whole] if axis == 0 else signal[..., :whole])
+    return keep, dropped
 
 
 def _by_name(model: CompiledModel, values: Any) -> dict[str, NDArray[Any]]:

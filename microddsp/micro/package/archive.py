@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from microddsp.errors import ArchiveError, CompileError
 from microddsp.micro.package.layout import metadata_of, readme_of
+from microddsp.micro.package.names import is_c_name
 from microddsp.micro.targets import find_target
 from microddsp.signature import C_TYPES, Signature, TensorSpec
 
@@ -33,7 +34,6 @@ MAX_MEMBERS = 64
 MAX_ELEMENTS = 2**28
 
 _BLOCK = 512
-_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _PATH = re.compile(r"[A-Za-z0-9_.+-]+(/[A-Za-z0-9_.+-]+)*")
 _STRUCTURES = ("tensor", "tuple", "dict", "namedtuple")
 _REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE)
@@ -247,7 +247,7 @@ def _buffers(rows: Any) -> tuple[tuple[str, int, int, int, int], ...]:
     if not isinstance(rows, list) or not all(
         isinstance(row, list)
         and [type(value) for value in row] == [str, int, int, int, int]
-        and _IDENTIFIER.fullmatch(row[0])
+        and re.fullmatch(r"[\w.]{1,200}", row[0], re.ASCII)
         for row in rows
     ):
         raise ArchiveError("the list of buffers cannot be read")
@@ -255,8 +255,8 @@ def _buffers(rows: Any) -> tuple[tuple[str, int, int, int, int], ...]:
 
 
 def _identifier(name: str, what: str) -> None:
-    if not _IDENTIFIER.fullmatch(name):
-        raise ArchiveError(f"{what} name {name!r} is no C identifier")
+    if not is_c_name(name):
+        raise ArchiveError(f"{what} name {name!r} is no C identifier, or a keyword")
 
 
 def _text(members: dict[str, bytes], path: str) -> str:

@@ -1,0 +1,20 @@
+"""Names that reach C, Make and file names: identifiers of C and C++, and no keywords."""
+
+from __future__ import annotations
+
+import re
+
+_IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+_KEYWORDS = frozenset(
+    "alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl const "
+    "constexpr continue decltype default delete do double else enum explicit export extern false "
+    "float for friend goto if inline int long mutable namespace new noexcept not not_eq nullptr "
+    "operator or or_eq private protected public register reinterpret_cast restrict return short "
+    "signed sizeof static struct switch template this throw true try typedef typename union "
+    "unsigned using virtual void volatile wchar_t while xor xor_eq".split()
+)
+
+
+def is_c_name(name: str) -> bool:
+    """Whether `name` can name a thing in generated C that C++ may include."""
+    return bool(_IDENTIFIER.fullmatch(name)) and name not in _KEYWORDS
