@@ -1,0 +1,28 @@
+"""Operators: each file defines one, for training, host and device alike.
+
+Importing this package makes the torch operators; Relax hears of them in `registry`.
+"""
+
+from microddsp.relax_ops.causal_conv1d import causal_conv1d
+from microddsp.relax_ops.decimate import decimate
+from microddsp.relax_ops.envelope import envelope
+from microddsp.relax_ops.event_counter import event_counter
+from microddsp.relax_ops.fir import fir
+from microddsp.relax_ops.first_order import first_order
+from microddsp.relax_ops.first_sample import first_sample
+from microddsp.relax_ops.frames import frames
+from microddsp.relax_ops.sos import sos
+from microddsp.relax_ops.svf import svf
+
+__all__ = [
+    "causal_conv1d",
+    "decimate",
+    "envelope",
+    "event_counter",
+    "fir",
+    "first_order",
+    "first_sample",
+    "frames",
+    "sos",
+    "svf",
+]

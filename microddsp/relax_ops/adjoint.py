@@ -1,0 +1,179 @@
+"""Reverse-mode differentiation of a step: from an operator's definition to its adjoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from microddsp.relax_ops.expression import Expr, Step, constant, in_order, leaf, select, unary
+
+
+@dataclass(frozen=True, slots=True)
+class Adjoint:
+    """One sample of the backward recursion.
+
+    It reads the leaves of the step (inputs and parameters), saved outputs (`outputs`), taped
+    values (`tape`, computed by the forward pass as `taped`), cotangents of outputs and of the
+    next states; it gives cotangents of inputs, parameters (to be summed) and states.
+    """
+
+    taped: tuple[Expr, ...]
+    tape: tuple[Expr, ...]
+    outputs: tuple[Expr, ...]
+    output_cotangents: tuple[Expr, ...]
+    state_cotangents: tuple[Expr, ...]
+    input_gradients: tuple[Expr, ...]
+    param_gradients: tuple[Expr, ...]
+    state_gradients: tuple[Expr, ...]
+
+
+def differentiate(step: Step) -> Adjoint:
+    """The adjoint with a small tape: what the inputs, parameters and outputs already tell is
+    not stored. For a cascade of filter sections the tape is the inner section outputs."""
+    saved = _Saved(step)
+    gy = tuple(leaf(f"gy{i}") for i in range(len(step.outputs)))
+    gz = tuple(leaf(f"gz{i}") for i in range(len(step.next_states)))
+    cotangent: dict[int, Expr] = {}
+
+    def add(expr: Expr, value: Expr) -> None:
+        known = cotangent.get(id(expr))
+        cotangent[id(expr)] = value if known is None else known + value
+
+    for expr, value in zip((*step.outputs, *step.next_states), (*gy, *gz), strict=True):
+        add(expr, value)
+    order = in_order([*step.outputs, *step.next_states])
+    needed = _Needed(saved, order)
+    for expr in reversed(order):
+        if id(expr) in cotangent and expr.op in _RULES:
+            for arg, value in zip(
+                expr.args, _RULES[expr.op](expr, cotangent[id(expr)], needed), strict=True
+            ):
+                if value is not None:
+                    add(arg, value)
+    zero = constant(0.0)
+
+    def gradients(leaves: tuple[Expr, ...]) -> tuple[Expr, ...]:
+        return tuple(cotangent.get(id(value), zero) for value in leaves)
+
+    return Adjoint(
+        taped=tuple(saved.taped),
+        tape=tuple(saved.tape),
+        outputs=tuple(saved.outputs),
+        output_cotangents=gy,
+        state_cotangents=gz,
+        input_gradients=gradients(step.inputs),
+        param_gradients=gradients(step.params),
+        state_gradients=gradients(step.states),
+    )
+
+
+class _Saved:
+    """How the backward pass gets at a primal value."""
+
+    def __init__(self, step: Step) -> None:
+        self.outputs = [leaf(f"y{i}") for i in range(len(step.outputs))]
+        self.taped: list[Expr] = []
+        self.tape: list[Expr] = []
+        self._states = {id(z) for z in step.states}
+        self._known: dict[int, Expr] = {
+            id(y): saved
+            for y, saved in zip(step.outputs, self.outputs, strict=True)
+            if y.op not in ("leaf", "const")
+        }
+        self._known.update({id(v): v for v in (*step.inputs, *step.params)})
+
+    def free(self, expr: Expr) -> Expr | None:
+        """The value from what is there already, or None."""
+        if id(expr) in self._known or expr.op == "const":
+            return self._known.get(id(expr), expr)
+        if id(expr) in self._states:
+            return None
+        args = [self.free(arg) for arg in expr.args]
+        if any(arg is None for arg in args):
+            return None
+        self._known[id(expr)] = Expr(expr.op, tuple(a for a in args if a is not None))
+        return self._known[id(expr)]
+
+    def get(self, expr: Expr) -> Expr:
+        """The value, put on the tape if there is no other way."""
+        found = self.free(expr)
+        if found is None:
+            found = leaf(f"tape{len(self.tape)}")
+            self.taped.append(expr)
+            self.tape.append(found)
+            self._known[id(expr)] = found
+        return found
+
+
+class _Needed:
+    """Asks for primal values in the order of the forward pass, so that a taped value serves all
+    that can be computed from it."""
+
+    def __init__(self, saved: _Saved, order: list[Expr]) -> None:
+        wanted: set[int] = set()
+        for expr in order:
+            if expr.op == "mul":
+                a, b = expr.args
+                wanted |= {id(b)} if a.op != "const" else set()
+                wanted |= {id(a)} if b.op != "const" else set()
+            elif expr.op == "div":
+                wanted |= {id(arg) for arg in expr.args}
+            elif expr.op in ("abs", "log", "sin", "cos"):
+                wanted.add(id(expr.args[0]))
+            elif expr.op in ("sqrt", "exp", "tanh"):
+                wanted.add(id(expr))
+            elif expr.op == "select":
+                wanted.add(id(expr.args[0]))
+        self._values: dict[int, Expr] = {}
+        for expr in order:
+            if id(expr) not in wanted:
+                continue
+            # a comparison is not a float: what it compares is stored instead
+            for arg in expr.args if expr.op in ("lt", "gt", "and") else ():
+                saved.get(arg)
+            self._values[id(expr)] = saved.get(expr)
+
+    def __call__(self, expr: Expr) -> Expr:
+        return self._values[id(expr)]
+
+
+_Gradients = tuple[Expr | None, ...]
+_Rule = Callable[[Expr, Expr, _Needed], _Gradients]
+
+
+def _product(e: Expr, g: Expr, at: _Needed) -> _Gradients:
+    a, b = e.args
+    return (
+        None if a.op == "const" else g * at(b),
+        None if b.op == "const" else g * at(a),
+    )
+
+
+def _quotient(e: Expr, g: Expr, at: _Needed) -> _Gradients:
+    a, b = at(e.args[0]), at(e.args[1])
+    return g / b, -(g * a) / (b * b)
+
+
+def _choice(e: Expr, g: Expr, at: _Needed) -> _Gradients:
+    condition = at(e.args[0])
+    return None, select(condition, g, 0.0), select(condition, 0.0, g)
+
+
+_RULES: dict[str, _Rule] = {
+    "add": lambda e, g, at: (g, g),
+    "sub": lambda e, g, at: (g, -g),
+    "neg": lambda e, g, at: (-g,),
+    "mul": _product,
+    "div": _quotient,
+    "select": _choice,
+    # the derivative of |x| at zero is zero
+    "abs": lambda e, g, at: (
+        select(at(e.args[0]) > 0.0, g, select(at(e.args[0]) < 0.0, -g, 0.0)),
+    ),
+    "sqrt": lambda e, g, at: (g / (at(e) * 2.0),),
+    "exp": lambda e, g, at: (g * at(e),),
+    "log": lambda e, g, at: (g / at(e.args[0]),),
+    "sin": lambda e, g, at: (g * unary("cos", at(e.args[0])),),
+    "cos": lambda e, g, at: (-(g * unary("sin", at(e.args[0]))),),
+    "tanh": lambda e, g, at: (g * (1.0 - at(e) * at(e)),),
+}

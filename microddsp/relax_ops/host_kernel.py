@@ -1,0 +1,242 @@
+"""Training kernels for this computer: a step and its adjoint as TIR.
+
+Rows (batch times channels) run side by side in vector lanes, time runs in tiles: a tile is
+turned so that lanes are contiguous, computed sample by sample, and turned back. A single row has
+a kernel of its own with one lane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tvm
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from microddsp.relax_ops.adjoint import Adjoint
+from microddsp.relax_ops.expression import Expr, Step, in_order
+
+TILE = 8
+
+
+class _Kernel:
+    """Shared parts of the two kernels: buffers, tiles, lane vectors."""
+
+    def __init__(self, lanes: int, dtype: str) -> None:
+        self.lanes, self.dtype = lanes, dtype
+        self.rows = tirx.Var("rows", "int64")
+        self.samples = tirx.Var("samples", "int64")
+
+    def rows_of(self, name: str, columns: Any) -> tirx.Buffer:
+        return T.arg(name, tirx.decl_buffer((self.rows, columns), self.dtype, name))
+
+    def tape_of(self, name: str, count: int) -> tirx.Buffer:
+        shape = (count, self.rows, self.samples)
+        return T.arg(name, tirx.decl_buffer(shape, self.dtype, name))
+
+    def local(self, *shape: int) -> tirx.Buffer:
+        return T.alloc_buffer((*(max(n, 1) for n in shape), self.lanes), self.dtype, scope="local")
+
+    def each_lane(self, body: Callable[[Any], None]) -> None:
+        if self.lanes == 1:
+            body(0)
+        else:
+            with T.vectorized(0, self.lanes) as lane:
+                body(lane)
+
+    def load_columns(self, local: tirx.Buffer, source: tirx.Buffer, row: Any, count: int) -> None:
+        for i in range(count):
+            with T.unroll(0, self.lanes) as lane:
+                T.buffer_store(local, source[row + lane, i], [i, lane])
+
+    def store_columns(self, target: tirx.Buffer, local: tirx.Buffer, row: Any, count: int) -> None:
+        for i in range(count):
+            with T.unroll(0, self.lanes) as lane:
+                T.buffer_store(target, local[i, lane], [row + lane, i])
+
+    def tile(self, start: Any, move: Callable[[Any, Any], None]) -> None:
+        """`move(lane, t)` for every lane and sample of a tile; the last tile may be short."""
+
+        def all_of(guarded: bool) -> None:
+            with T.unroll(0, self.lanes) as lane, T.unroll(0, TILE) as t:
+                if guarded:
+                    with T.If(start + t < self.samples), T.Then():
+                        move(lane, t)
+                else:
+                    move(lane, t)
+
+        with T.If(start + TILE <= self.samples):
+            with T.Then():
+                all_of(False)
+            with T.Else():
+                all_of(True)
+
+    def emit(self, roots: Sequence[Expr], values: dict[int, Any]) -> list[Any]:
+        """Expressions as lane values, each bound once."""
+        for expr in in_order(roots):
+            if id(expr) in values:
+                continue
+            if expr.op == "const":
+                values[id(expr)] = tirx.FloatImm(self.dtype, expr.value)
+                continue
+            args = [values[id(arg)] for arg in expr.args]
+            built = _OPERATIONS[expr.op](*args)
+            values[id(expr)] = built if expr.op in ("lt", "gt", "and") else T.bind(built)
+        return [values[id(root)] for root in roots]
+
+
+_OPERATIONS: dict[str, Callable[..., Any]] = {
+    "add": tirx.Add,
+    "sub": tirx.Sub,
+    "mul": tirx.Mul,
+    "div": tirx.Div,
+    "lt": tirx.LT,
+    "gt": tirx.GT,
+    "and": tirx.And,
+    "neg": lambda a: tirx.Sub(tirx.FloatImm(str(a.ty.dtype).split("x")[0], 0.0), a),
+    "abs": tirx.abs,
+    "sqrt": tirx.sqrt,
+    "exp": tirx.exp,
+    "log": tirx.log,
+    "sin": tirx.sin,
+    "cos": tirx.cos,
+    "tanh": tirx.tanh,
+    "select": tirx.Select,
+    "to_float": lambda a: a,
+}
+
+
+def forward(step: Step, adjoint: Adjoint | None, lanes: int, dtype: str) -> tirx.PrimFunc:
+    """`(x, parameters, state, y, [tape,] next_state)`; with an adjoint its tape is written too.
+
+    Shapes: x and y (rows, samples), parameters (rows, count), states (rows, count), tape
+    (count, rows, samples); rows must be a multiple of `lanes`.
+    """
+    k = _Kernel(lanes, dtype)
+    taped = adjoint.taped if adjoint else ()
+    params, states = len(step.params), len(step.states)
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name("forward")
+        x = k.rows_of("x", k.samples)
+        parameters, state = k.rows_of("parameters", params), k.rows_of("state", states)
+        y = k.rows_of("y", k.samples)
+        tape = k.tape_of("tape", len(taped)) if taped else None
+        following = k.rows_of("following", states)
+        with T.serial(0, tirx.floordiv(k.rows, lanes)) as block:
+            row = block * lanes
+            p, z = k.local(params), k.local(states)
+            xt, yt, tt = k.local(TILE), k.local(TILE), k.local(len(taped), TILE)
+            k.load_columns(p, parameters, row, params)
+            k.load_columns(z, state, row, states)
+            with T.serial(0, tirx.floordiv(k.samples + TILE - 1, TILE)) as number:
+                start = number * TILE
+                k.tile(start, lambda i, t: T.buffer_store(xt, x[row + i, start + t], [t, i]))
+                with T.serial(0, tirx.min(TILE, k.samples - start)) as t:
+
+                    def sample(i: Any, t: Any = t) -> None:
+                        values = {id(v): p[j, i] for j, v in enumerate(step.params)}
+                        values |= {id(v): T.bind(z[j, i]) for j, v in enumerate(step.states)}
+                        values[id(step.inputs[0])] = T.bind(xt[t, i])
+                        done = k.emit([*step.outputs, *step.next_states, *taped], values)
+                        T.buffer_store(yt, done[0], [t, i])
+                        for j in range(states):
+                            T.buffer_store(z, done[1 + j], [j, i])
+                        for j in range(len(taped)):
+                            T.buffer_store(tt, done[1 + states + j], [j, t, i])
+
+                    k.each_lane(sample)
+                k.tile(start, lambda i, t: T.buffer_store(y, yt[t, i], [row + i, start + t]))
+                for j in range(len(taped)):
+                    k.tile(
+                        start,
+                        lambda i, t, j=j: T.buffer_store(
+                            tape, tt[j, t, i], [j, row + i, start + t]
+                        ),
+                    )
+            k.store_columns(following, z, row, states)
+    return builder.get().with_attr("global_symbol", "taped" if adjoint else "forward")
+
+
+def backward(step: Step, adjoint: Adjoint, lanes: int, dtype: str) -> tirx.PrimFunc:
+    """`(x, parameters, y, [tape,] gy, gstate, gx, gparameters, gstate0)`, shapes as `forward`."""
+    k = _Kernel(lanes, dtype)
+    params, states, tapes = len(step.params), len(step.states), len(adjoint.tape)
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name("backward")
+        x, parameters = k.rows_of("x", k.samples), k.rows_of("parameters", params)
+        y = k.rows_of("y", k.samples)
+        tape = k.tape_of("tape", tapes) if tapes else None
+        gy, gnext = k.rows_of("gy", k.samples), k.rows_of("gnext", states)
+        gx, gparams = k.rows_of("gx", k.samples), k.rows_of("gparams", params)
+        gstate = k.rows_of("gstate", states)
+        with T.serial(0, tirx.floordiv(k.rows, lanes)) as block:
+            row = block * lanes
+            p, g, total = k.local(params), k.local(states), k.local(params)
+            xt, yt, gt, tt = k.local(TILE), k.local(TILE), k.local(TILE), k.local(tapes, TILE)
+            k.load_columns(p, parameters, row, params)
+            k.load_columns(g, gnext, row, states)
+            zero = tirx.FloatImm(dtype, 0.0)
+            for j in range(params):
+                k.each_lane(lambda i, j=j: T.buffer_store(total, zero, [j, i]))
+            tiles = tirx.floordiv(k.samples + TILE - 1, TILE)
+            with T.serial(0, tiles) as number:
+                start = (tiles - 1 - number) * TILE
+                for local, source in ((xt, x), (yt, y), (gt, gy)):
+                    k.tile(
+                        start,
+                        lambda i, t, local=local, source=source: T.buffer_store(
+                            local, source[row + i, start + t], [t, i]
+                        ),
+                    )
+                for j in range(tapes):
+                    k.tile(
+                        start,
+                        lambda i, t, j=j: T.buffer_store(
+                            tt, tape[j, row + i, start + t], [j, t, i]
+                        ),
+                    )
+                count = tirx.min(TILE, k.samples - start)
+                with T.serial(0, count) as back:
+                    t = count - 1 - back
+
+                    def sample(i: Any, t: Any = t) -> None:
+                        values = {id(v): p[j, i] for j, v in enumerate(step.params)}
+                        values[id(step.inputs[0])] = T.bind(xt[t, i])
+                        values[id(adjoint.outputs[0])] = T.bind(yt[t, i])
+                        values[id(adjoint.output_cotangents[0])] = T.bind(gt[t, i])
+                        for j, v in enumerate(adjoint.tape):
+                            values[id(v)] = T.bind(tt[j, t, i])
+                        for j, v in enumerate(adjoint.state_cotangents):
+                            values[id(v)] = T.bind(g[j, i])
+                        done = k.emit(
+                            [
+                                *adjoint.input_gradients,
+                                *adjoint.state_gradients,
+                                *adjoint.param_gradients,
+                            ],
+                            values,
+                        )
+                        T.buffer_store(gt, done[0], [t, i])
+                        for j in range(states):
+                            T.buffer_store(g, done[1 + j], [j, i])
+                        for j in range(params):
+                            T.buffer_store(total, total[j, i] + done[1 + states + j], [j, i])
+
+                    k.each_lane(sample)
+                k.tile(start, lambda i, t: T.buffer_store(gx, gt[t, i], [row + i, start + t]))
+            k.store_columns(gparams, total, row, params)
+            k.store_columns(gstate, g, row, states)
+    return builder.get().with_attr("global_symbol", "backward")
+
+
+def module(step: Step, adjoint: Adjoint, lanes: int, dtype: str) -> tvm.IRModule:
+    """`forward`, `taped` and `backward` of one operator."""
+    return tvm.IRModule(
+        {
+            "forward": forward(step, None, lanes, dtype),
+            "taped": forward(step, adjoint, lanes, dtype),
+            "backward": backward(step, adjoint, lanes, dtype),
+        }
+    )

@@ -1,0 +1,144 @@
+"""Compiled training kernels on disk: built once per computer, then only loaded."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.metadata
+import os
+import platform
+import stat
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from microddsp.errors import MicroddspError
+from microddsp.relax_ops.adjoint import differentiate
+from microddsp.relax_ops.expression import Step, in_order
+
+# What a kernel depends on besides the step itself.
+_SOURCES = ("expression.py", "adjoint.py", "host_kernel.py", "event_counter.py")
+
+
+def cache_folder() -> Path:
+    """The user's kernel folder, mode 0700; MICRODDSP_CACHE_DIR overrides where it lies.
+
+    Raises:
+        MicroddspError: The folder belongs to somebody else or is open to others.
+    """
+    given = os.environ.get("MICRODDSP_CACHE_DIR")
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = Path(given) if given else base / "microddsp"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    info = folder.stat()
+    if info.st_uid != os.getuid() or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise MicroddspError(
+            f"the kernel cache {folder} is not yours alone; code is loaded from it",
+            hint="remove it, or set MICRODDSP_CACHE_DIR to a folder of your own",
+        )
+    return folder
+
+
+def load(key: str, build: Callable[[], Any]) -> Any:
+    """The module of functions for `key`; `build` makes the IRModule if it is not there yet.
+
+    A damaged file is built again.
+    """
+    import tvm_ffi
+
+    folder = cache_folder()
+    path = folder / f"{key}.so"
+    if path.exists():
+        try:
+            return tvm_ffi.load_module(str(path))
+        except (RuntimeError, OSError) as error:
+            warnings.warn(f"kernel {path.name} cannot be loaded and is rebuilt: {error}",
+                          stacklevel=2)
+    with _locked(folder):
+        _compile(build(), path)
+    return tvm_ffi.load_module(str(path))
+
+
+def _compile(mod: Any, path: Path) -> None:
+    import tvm
+
+    cpu = tvm.get_global_func("target.llvm_get_system_cpu")()
+    library = tvm.compile(mod, target={"kind": "llvm", "mcpu": cpu})
+    # written beside its place and renamed: a reader sees a whole file or none
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = Path(folder) / path.name
+        library.export_library(str(made))
+        os.replace(made, path)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def step_key(name: str, step: Step, lanes: int, dtype: str) -> str:
+    """A file name that tells apart operators, versions of TVM and of this package, and CPUs."""
+    return f"{name}-{lanes}x{dtype}-{_digest(_text(step))}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(f"{_environment()}\n{text}".encode()).hexdigest()[:20]
+
+
+def named_key(name: str, dtype: str) -> str:
+    """Like `step_key` for a kernel that is not made from a step."""
+    return f"{name}-{dtype}-{_digest(name)}"
+
+
+def _text(step: Step) -> str:
+    """The step as numbered lines; linear in its size."""
+    roots = [*step.outputs, *step.next_states]
+    number: dict[int, int] = {}
+    lines = []
+    for expr in in_order([*step.inputs, *step.params, *step.states, *roots]):
+        number[id(expr)] = len(number)
+        what = expr.name or (repr(expr.value) if expr.op == "const" else "")
+        lines.append(f"{expr.op} {what} {[number[id(a)] for a in expr.args]}")
+    return "\n".join([*lines, str([number[id(r)] for r in roots])])
+
+
+@cache
+def _environment() -> str:
+    here = Path(__file__).parent
+    sources = hashlib.sha256(b"".join((here / name).read_bytes() for name in _SOURCES))
+    versions = [importlib.metadata.version(n) for n in ("apache-tvm", "apache-tvm-ffi")]
+    return "\n".join([*versions, sources.hexdigest(), platform.machine(), _cpu()])
+
+
+def _cpu() -> str:
+    """Name and features of this CPU: code for another one may crash here."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    wanted = ("model name", "flags", "Features", "CPU part")
+    first: dict[str, str] = {}
+    for line in lines:
+        first.setdefault(line.split(":")[0].strip(), line)
+    return "\n".join(first[name] for name in wanted if name in first)
+
+
+@cache
+def step_kernels(name: str, count: int, lanes: int, dtype: str) -> Any:
+    """`forward`, `taped` and `backward` of a sample-wise operator with `count` parameters."""
+    from microddsp.relax_ops.sample_operator import SAMPLE_OPERATORS
+
+    step = SAMPLE_OPERATORS[name].step(count)
+
+    def build() -> Any:
+        from microddsp.relax_ops.host_kernel import module
+
+        return module(step, differentiate(step), lanes, dtype)
+
+    return load(step_key(name, step, lanes, dtype), build)

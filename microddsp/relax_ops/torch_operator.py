@@ -1,0 +1,237 @@
+"""Sample-wise operators as torch operators: compiled kernels on the CPU, plain torch elsewhere."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from microddsp.errors import SignalError
+from microddsp.relax_ops import reference
+from microddsp.relax_ops.adjoint import Adjoint, differentiate
+from microddsp.relax_ops.kernel_cache import step_kernels
+from microddsp.relax_ops.sample_operator import SAMPLE_OPERATORS, SampleOperator
+
+_DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+
+
+@cache
+def _adjoint(name: str, count: int) -> Adjoint:
+    return differentiate(SAMPLE_OPERATORS[name].step(count))
+
+
+class _Rows:
+    """A call as rows: batch times channels, padded to a multiple of the lanes."""
+
+    def __init__(self, name: str, x: Tensor, parameters: Tensor, state: Tensor) -> None:
+        operator = SAMPLE_OPERATORS[name]
+        self.name, self.shape, self.state_shape = name, x.shape, state.shape
+        self.channels, samples = x.shape[-2], x.shape[-1]
+        self.count = math.prod(parameters.shape[-operator.parameter_rank :])
+        self.rows = x.numel() // samples if samples else math.prod(x.shape[:-1])
+        self.lanes = 1 if self.rows == 1 else 4 if self.rows <= 4 else 8
+        self.shared = parameters.dim() == operator.parameter_rank
+        self.parameter_shape = parameters.shape
+        flat = parameters.reshape(-1, self.count)
+        batch = self.rows // max(self.channels, 1)
+        flat = flat.expand(self.rows, -1) if self.shared else flat.repeat(batch, 1)
+        self.parameters = self.pad(flat)
+        self.x = self.pad(x.reshape(self.rows, samples))
+        self.kernels = step_kernels(name, self.count, self.lanes, _DTYPES[x.dtype])
+
+    def pad(self, value: Tensor) -> Tensor:
+        missing = -self.rows % self.lanes
+        if missing:
+            value = torch.cat([value, value.new_zeros(missing, *value.shape[1:])])
+        return value.contiguous()
+
+    def states(self, state: Tensor) -> Tensor:
+        return self.pad(state.reshape(self.rows, -1))
+
+    def signal(self, value: Tensor) -> Tensor:
+        return value[: self.rows].reshape(self.shape).contiguous()
+
+    def state(self, value: Tensor) -> Tensor:
+        return value[: self.rows].reshape(self.state_shape).contiguous()
+
+    def gradient(self, value: Tensor) -> Tensor:
+        """Gradients of the parameters from those of each row."""
+        value = value[: self.rows]
+        if self.shared:
+            return value.sum(0).reshape(self.parameter_shape)
+        return value.reshape(-1, self.channels, self.count).sum(0).reshape(self.parameter_shape)
+
+
+def _forward(
+    name: str, x: Tensor, parameters: Tensor, state: Tensor, *, taped: bool
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Output, next state and what the backward pass needs."""
+    if not x.numel():
+        return x.new_empty(x.shape), state.clone(), []
+    rows = _Rows(name, x, parameters, state)
+    y, start = torch.empty_like(rows.x), rows.states(state)
+    following = torch.empty_like(start)
+    tapes = len(_adjoint(name, rows.count).tape) if taped else 0
+    tape = [x.new_empty(tapes, *rows.x.shape)] if tapes else []
+    kernel = rows.kernels["taped" if taped else "forward"]
+    kernel(rows.x, rows.parameters, start, y, *tape, following)
+    return rows.signal(y), rows.state(following), [y, *tape]
+
+
+def _backward(
+    name: str,
+    x: Tensor,
+    parameters: Tensor,
+    state: Tensor,
+    saved: list[Tensor],
+    gy: Tensor,
+    gstate: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    if not x.numel():
+        return x.new_empty(x.shape), torch.zeros_like(parameters), gstate.clone()
+    rows = _Rows(name, x, parameters, state)
+    gx, gp = torch.empty_like(rows.x), torch.empty_like(rows.parameters)
+    gnext = rows.states(gstate)
+    gstart = torch.empty_like(gnext)
+    rows.kernels["backward"](
+        rows.x,
+        rows.parameters,
+        *saved,
+        rows.pad(gy.reshape(rows.rows, -1)),
+        gnext,
+        gx,
+        gp,
+        gstart,
+    )
+    return rows.signal(gx), rows.gradient(gp), rows.state(gstart)
+
+
+class _Recursion(torch.autograd.Function):
+    """The eager path in training: the forward pass keeps its tape."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, name: str, x: Tensor, parameters: Tensor, state: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        y, following, saved = _forward(name, x, parameters, state, taped=True)
+        ctx.name = name
+        ctx.save_for_backward(x, parameters, state, *saved)
+        return y, following
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gy: Tensor, gstate: Tensor) -> tuple[None, Tensor, Tensor, Tensor]:
+        x, parameters, state, *saved = ctx.saved_tensors
+        return (None, *_backward(ctx.name, x, parameters, state, saved, gy, gstate))
+
+
+def register(operator: SampleOperator) -> None:
+    """Make `torch.ops.microddsp.<name>` and its backward operator."""
+    name = operator.name
+
+    def forward(x: Tensor, coefficients: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        if x.device.type != "cpu":
+            return _reference(operator, x, coefficients, state)
+        y, following, _ = _forward(name, x, coefficients, state, taped=False)
+        return y, following
+
+    def backward(
+        x: Tensor, coefficients: Tensor, state: Tensor, gy: Tensor, gstate: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if x.device.type != "cpu":
+            with torch.enable_grad():
+                leaves = [v.detach().requires_grad_() for v in (x, coefficients, state)]
+                results = _reference(operator, *leaves)
+            gradients = torch.autograd.grad(
+                results, leaves, (gy, gstate), allow_unused=True, materialize_grads=True
+            )
+            return gradients[0], gradients[1], gradients[2]
+        _, _, saved = _forward(name, x, coefficients, state, taped=True)
+        return _backward(name, x, coefficients, state, saved, gy, gstate)
+
+    one = torch.library.custom_op(f"microddsp::{name}", forward, mutates_args=())
+    two = torch.library.custom_op(f"microddsp::{name}_backward", backward, mutates_args=())
+    one.register_fake(
+        lambda x, coefficients, state: (
+            x.new_empty(x.shape),
+            state.new_empty(state.shape),
+        )
+    )
+    two.register_fake(
+        lambda x, coefficients, state, gy, gstate: (
+            x.new_empty(x.shape),
+            coefficients.new_empty(coefficients.shape),
+            state.new_empty(state.shape),
+        )
+    )
+
+    def setup(ctx: Any, inputs: tuple[Tensor, ...], output: Any) -> None:
+        ctx.save_for_backward(*inputs)
+
+    def differentiate_op(ctx: Any, gy: Tensor, gstate: Tensor) -> Any:
+        return two(*ctx.saved_tensors, gy, gstate)
+
+    one.register_autograd(differentiate_op, setup_context=setup)
+
+
+def _reference(
+    operator: SampleOperator, x: Tensor, coefficients: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    rank = operator.parameter_rank
+    flat = coefficients.reshape(*coefficients.shape[: coefficients.dim() - rank], -1)
+    step = operator.step(flat.shape[-1])
+    y, following = reference.run(step, x, flat, state.reshape(*x.shape[:-1], -1))
+    return y, following.reshape(state.shape)
+
+
+def apply(name: str, x: Tensor, coefficients: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Run a sample-wise operator: differentiable in signal, parameters and initial state.
+
+    Raises:
+        SignalError: Shapes or types that do not fit together.
+    """
+    operator = SAMPLE_OPERATORS[name]
+    check(operator, x, coefficients, state)
+    if torch.compiler.is_compiling():
+        return getattr(torch.ops.microddsp, name)(x, coefficients, state)  # type: ignore[no-any-return]
+    if x.device.type != "cpu":
+        return _reference(operator, x, coefficients, state)
+    if torch.is_grad_enabled() and any(v.requires_grad for v in (x, coefficients, state)):
+        return _Recursion.apply(name, x, coefficients, state)  # type: ignore[no-untyped-call,no-any-return]
+    return getattr(torch.ops.microddsp, name)(x, coefficients, state)  # type: ignore[no-any-return]
+
+
+def check(operator: SampleOperator, x: Tensor, coefficients: Tensor, state: Tensor) -> None:
+    """Refuse what the kernels would misread.
+
+    Raises:
+        SignalError: See `apply`.
+    """
+    where = f"microddsp.{operator.name}"
+    if x.dim() < 2:
+        raise SignalError(f"a signal is (..., channels, samples), got {tuple(x.shape)}", where=where)
+    if x.dtype not in _DTYPES:
+        raise SignalError(f"a signal is float32 or float64, not {x.dtype}", where=where)
+    for what, value in (("coefficients", coefficients), ("state", state)):
+        if value.dtype != x.dtype or value.device != x.device:
+            raise SignalError(
+                f"{what} are {value.dtype} on {value.device}, the signal is {x.dtype} on {x.device}",
+                where=where,
+            )
+    rank = operator.parameter_rank
+    own = coefficients.shape[: coefficients.dim() - rank]
+    if coefficients.dim() < rank or own not in ((), (x.shape[-2],)):
+        raise SignalError(
+            f"coefficients of shape {tuple(coefficients.shape)} fit neither all channels nor "
+            f"each of {x.shape[-2]}",
+            where=where,
+        )
+    count = math.prod(coefficients.shape[coefficients.dim() - rank :])
+    expected = (*x.shape[:-1], *operator.state_shape(count))
+    if tuple(state.shape) != expected:
+        raise SignalError(
+            f"the state must have shape {expected}, got {tuple(state.shape)}", where=where
+        )

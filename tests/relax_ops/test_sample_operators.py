@@ -1,0 +1,175 @@
+"""Sample-wise operators against scipy, finite differences, and their own chunks."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import scipy.signal
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from microddsp.errors import SignalError
+from microddsp.relax_ops import envelope, first_order, sos, svf
+from microddsp.relax_ops.sample_operator import SAMPLE_OPERATORS
+from microddsp.relax_ops.torch_operator import _reference
+
+Operator = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+def sos_of(order: int) -> torch.Tensor:
+    q = scipy.signal.butter(order, [0.1, 0.3], "bandpass", output="sos")
+    return torch.tensor(q[:, [0, 1, 2, 4, 5]])
+
+
+def svf_of(sections: int) -> torch.Tensor:
+    g, k = np.tan(np.pi * 0.05), 0.7
+    a1 = 1 / (1 + g * (g + k))
+    return torch.tensor([[a1, g * a1, g * g * a1, 0.2, 0.5, 1.0]] * sections).double()
+
+
+CASES = {
+    "sos": (sos, lambda: sos_of(2), (2, 2)),
+    "svf": (svf, lambda: svf_of(2), (2, 2)),
+    "first_order": (first_order, lambda: torch.tensor([0.5, 0.2, -0.7]).double(), (1,)),
+    "envelope": (envelope, lambda: torch.tensor([0.4, 0.05]).double(), (1,)),
+}
+every_case = pytest.mark.parametrize("name", sorted(CASES))
+
+
+def arguments(name: str, *batch: int, samples: int, per_channel: bool = False):
+    operator, make, state_shape = CASES[name]
+    coefficients = make()
+    if per_channel:
+        scale = torch.linspace(0.8, 1.0, batch[-1]).double()
+        coefficients = coefficients * scale.reshape(-1, *([1] * coefficients.dim()))
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(*batch, samples, generator=generator, dtype=torch.float64)
+    state = torch.randn(*batch, *state_shape, generator=generator, dtype=torch.float64)
+    return operator, x, coefficients, state
+
+
+def test_sections_equal_scipy_with_its_own_state() -> None:
+    q = scipy.signal.butter(3, [0.1, 0.3], "bandpass", output="sos")
+    rng = np.random.default_rng(0)
+    x, zi = rng.standard_normal((4, 333)), rng.standard_normal((3, 4, 2))
+    expected, last = scipy.signal.sosfilt(q, x, zi=zi)
+    y, state = sos(
+        torch.tensor(x), torch.tensor(q[:, [0, 1, 2, 4, 5]]), torch.tensor(zi.transpose(1, 0, 2))
+    )
+    np.testing.assert_allclose(y, expected, atol=1e-12)
+    np.testing.assert_allclose(state, last.transpose(1, 0, 2), atol=1e-12)
+
+
+def test_a_first_order_section_equals_lfilter() -> None:
+    x = np.random.default_rng(1).standard_normal((2, 100))
+    y, _ = first_order(
+        torch.tensor(x), torch.tensor([0.5, 0.2, -0.7]).double(), torch.zeros(2, 1).double()
+    )
+    expected = scipy.signal.lfilter([0.5, 0.2], [1, np.float32(-0.7)], x)
+    np.testing.assert_allclose(y, expected, atol=1e-6)
+
+
+def test_a_state_variable_low_pass_equals_the_bilinear_biquad() -> None:
+    g, k = np.tan(np.pi * 0.05), 0.7
+    a1 = 1 / (1 + g * (g + k))
+    x = np.random.default_rng(2).standard_normal((1, 200))
+    coefficients = torch.tensor([[a1, g * a1, g * g * a1, 0.0, 0.0, 1.0]]).double()
+    y, _ = svf(torch.tensor(x), coefficients, torch.zeros(1, 1, 2).double())
+    b = np.array([1, 2, 1]) * g * g * a1
+    a = np.array([1 + g * k + g * g, 2 * (g * g - 1), 1 - g * k + g * g]) * a1
+    np.testing.assert_allclose(y, scipy.signal.lfilter(b, a, x), atol=1e-12)
+
+
+def test_an_envelope_rises_by_attack_and_falls_by_release() -> None:
+    x = np.abs(np.random.default_rng(4).standard_normal(50))
+    e, expected = 0.0, []
+    for value in x:
+        d = value - e
+        e += (0.4 if d > 0 else 0.05) * d
+        expected.append(e)
+    y, state = envelope(
+        torch.tensor(x)[None], torch.tensor([0.4, 0.05]).double(), torch.zeros(1, 1).double()
+    )
+    np.testing.assert_allclose(y[0], expected, rtol=1e-6)
+    assert state.item() == y[0, -1].item()
+
+
+@every_case
+@pytest.mark.parametrize("batch", [(1,), (3,), (2, 3)])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_gradients_pass_gradcheck(name: str, batch: tuple[int, ...], per_channel: bool) -> None:
+    operator, *leaves = arguments(name, *batch, samples=11, per_channel=per_channel)
+    for leaf in leaves:
+        leaf.requires_grad_()
+    assert torch.autograd.gradcheck(operator, tuple(leaves))
+
+
+@every_case
+def test_the_torch_operator_passes_opcheck(name: str) -> None:
+    _, *leaves = arguments(name, 2, samples=9)
+    for leaf in leaves:
+        leaf.requires_grad_()
+    torch.library.opcheck(getattr(torch.ops.microddsp, name).default, tuple(leaves))
+
+
+@every_case
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=5), st.integers(1, 9))
+def test_any_chunking_equals_the_whole(name: str, sizes: list[int], channels: int) -> None:
+    operator, x, coefficients, state = arguments(name, channels, samples=sum(sizes))
+    whole, last = operator(x, coefficients, state)
+    parts = []
+    for part in x.split(sizes, -1):
+        y, state = operator(part, coefficients, state)
+        parts.append(y)
+    torch.testing.assert_close(torch.cat(parts, -1), whole, rtol=0, atol=0)
+    torch.testing.assert_close(state, last, rtol=0, atol=0)
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("batch", [(1,), (5,), (2, 8)])
+def test_the_plain_torch_recursion_gives_the_same(name, dtype, batch) -> None:
+    operator, *values = arguments(name, *batch, samples=37)
+    values = [v.to(dtype) for v in values]
+    y, state = operator(*values)
+    expected, last = _reference(SAMPLE_OPERATORS[name], *values)
+    tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {}
+    torch.testing.assert_close(y, expected, **tolerance)
+    torch.testing.assert_close(state, last, **tolerance)
+
+
+@every_case
+def test_the_plain_torch_recursion_has_the_same_gradients(name: str) -> None:
+    operator, *leaves = arguments(name, 2, samples=13)
+    for leaf in leaves:
+        leaf.requires_grad_()
+    kernel = torch.autograd.grad(sum(v.square().sum() for v in operator(*leaves)), leaves)
+    plain = torch.autograd.grad(
+        sum(v.square().sum() for v in _reference(SAMPLE_OPERATORS[name], *leaves)), leaves
+    )
+    torch.testing.assert_close(kernel, plain)
+
+
+def test_signals_need_not_be_contiguous() -> None:
+    operator, x, coefficients, state = arguments("sos", 2, 3, samples=20)
+    turned = x.transpose(0, 1).contiguous().transpose(0, 1)
+    torch.testing.assert_close(operator(turned, coefficients, state), operator(x, coefficients, state))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, c, s: (x[0], c, s), "channels, samples"),
+        (lambda x, c, s: (x.int(), c, s), "float32 or float64"),
+        (lambda x, c, s: (x, c.float(), s), "coefficients are"),
+        (lambda x, c, s: (x, c[:, :4], s), "five coefficients"),
+        (lambda x, c, s: (x, c.expand(7, 2, 5), s), "each of 2"),
+        (lambda x, c, s: (x, c, s[:1]), "state must have shape"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, message: str) -> None:
+    operator, *values = arguments("sos", 2, samples=8)
+    with pytest.raises(SignalError, match=message):
+        operator(*change(*values))
