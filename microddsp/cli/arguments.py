@@ -44,7 +44,9 @@ def check_board(name: str | None) -> str | None:
 
 def check_name(name: str | None) -> str | None:
     if name is not None and not is_c_name(name):
-        raise typer.BadParameter(f"{name!r} cannot prefix C names: letters, digits and _, no keyword")
+        raise typer.BadParameter(
+            f"{name!r} cannot prefix C names: letters, digits and _, no keyword"
+        )
     return name
 
 

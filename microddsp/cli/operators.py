@@ -25,6 +25,22 @@ class OperatorLine:
 
 
 OPERATORS = (
+    OperatorLine("Gain", "block", ALL, True, "multiply, one number or one per channel"),
+    OperatorLine("Biquad", "block", ALL, True, "one section, from f0 and Q"),
+    OperatorLine("SVF", "block", ALL, True, "Biquad, exact at low cut-offs"),
+    OperatorLine("SOS", "block", ALL, True, "cascade of second-order sections, learned directly"),
+    OperatorLine("Lowpass", "block", ALL, True, "Butterworth of order n"),
+    OperatorLine("Highpass", "block", ALL, True, "Butterworth of order n"),
+    OperatorLine("Bandpass", "block", ALL, True, "Butterworth between two edges"),
+    OperatorLine("Bandstop", "block", ALL, True, "Butterworth outside two edges"),
+    OperatorLine("OnePole", "block", ALL, True, "exponential smoothing"),
+    OperatorLine("DCBlocker", "block", ALL, True, "removes an offset"),
+    OperatorLine("FIR", "block", ALL, True, "finite impulse response"),
+    OperatorLine("CausalConv1d", "block", ALL, True, "torch's Conv1d that keeps its past"),
+    OperatorLine("Envelope", "block", ALL, True, "height of a signal, attack and release"),
+    OperatorLine("Decimate", "block", "input", True, "every n-th sample"),
+    OperatorLine("Frames", "block", "input, state", True, "overlapping frames of a stream"),
+    OperatorLine("EventCounter", "block", "by surrogate", True, "running count of events"),
     OperatorLine("sos", "operator", ALL, True, "cascade of second-order sections"),
     OperatorLine("svf", "operator", ALL, True, "cascade of state-variable filters"),
     OperatorLine("first_order", "operator", ALL, True, "one pole and one zero"),
