@@ -10,7 +10,7 @@ from tvm.ir import IRModule
 
 from microddsp.errors import CompileError
 from microddsp.relax_ops.registry import call
-from microddsp.schedules.graph import replace, static_shape
+from microddsp.schedules.graph import builder_without_main, replace, static_shape
 from microddsp.signature import INPUT_DTYPES, Input
 
 
@@ -28,14 +28,14 @@ def decode_inputs(mod: IRModule, formats: Sequence[Input]) -> IRModule:
         shape = static_shape(main.params[i])
         if shape is None or len(shape) != 2 or str(main.params[i].ty.dtype) != "float32":
             raise CompileError(
-                f"input {main.params[i].name_hint!r} has shape {shape}; only a float signal "
+                f"input {main.params[i].name!r} has shape {shape}; only a float signal "
                 "(channels, samples) can be converted from raw samples"
             )
         own = shape[::-1] if fmt.interleaved else shape
         raw[i] = relax.Var(
-            main.params[i].name_hint, relax.TensorType(own, INPUT_DTYPES[fmt.dtype])
+            main.params[i].name, relax.TensorType(own, INPUT_DTYPES[fmt.dtype])
         )
-    builder = relax.BlockBuilder(mod)
+    builder = builder_without_main(mod)
     with builder.function("main", raw, attrs=dict(main.attrs or {})):
         with builder.dataflow():
             known: dict[relax.Var, relax.Expr] = {}
@@ -46,7 +46,7 @@ def decode_inputs(mod: IRModule, formats: Sequence[Input]) -> IRModule:
                         new,
                         relax.const(np.float32(fmt.factor)),
                         relax.const(np.float32(fmt.offset)),
-                        relax.PrimValue(int(fmt.interleaved)),
+                        int(fmt.interleaved),
                     )
                     known[old] = builder.emit(decoded)
             for block in main.body.blocks:

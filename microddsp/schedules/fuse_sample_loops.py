@@ -13,7 +13,13 @@ from tvm.ir.transform import PassContext
 from microddsp.relax_ops.expression import Expr, select, unary
 from microddsp.relax_ops.sample_operator import SAMPLE_OPERATORS
 from microddsp.schedules.filter_form import split_gain
-from microddsp.schedules.graph import operands, operator_name, replace, static_shape
+from microddsp.schedules.graph import (
+    builder_without_main,
+    operands,
+    operator_name,
+    replace,
+    static_shape,
+)
 from microddsp.schedules.sample_groups import SAMPLE_CALLS, Group, group
 from microddsp.schedules.sample_loop import SampleLoop, Tensor, constants
 
@@ -64,7 +70,7 @@ def _rewrite(mod: IRModule, unroll: int) -> IRModule:
     for var in operands(main.body.body):
         uses.setdefault(var, set()).add(0)
 
-    builder = relax.BlockBuilder(mod)
+    builder = builder_without_main(mod)
     remap: dict[relax.Var, relax.Expr] = {}
     pending = {id(g): len(g.bindings) for g in groups}
     names = {id(g): f"sample_loop{i}" for i, g in enumerate(groups)}
@@ -194,14 +200,14 @@ def _emit_loop(
         call, kind = b.value, operator_name(b.value)
         if kind == "dsp.decode_input":
             raw, scale, offset, interleaved = call.args
-            value = signal(raw, interleaved=bool(int(interleaved.value)))
+            value = signal(raw, interleaved=bool(int(interleaved)))
             value = (value - signal(offset)) * signal(scale)
             signals[b.var, -1] = value
         elif kind == "dsp.event_counter":
             x, thresholds, state, refractory = call.args
             high, low = parameters(thresholds, 1)
             counted, event, following = loop.count(
-                signal(x), (high, low), int(refractory.value), tensor(state)
+                signal(x), (high, low), int(refractory), tensor(state)
             )
             tensors[b.var, 0] = counted
             signals[b.var, 1] = event

@@ -50,3 +50,9 @@ def replace(expr: relax.Expr, known: Mapping[relax.Var, relax.Expr]) -> relax.Ex
         args = [replace(arg, known) for arg in expr.args]
         return relax.Call(expr.op, args, expr.attrs, expr.ty_args)
     return expr
+
+
+def builder_without_main(mod: tvm.IRModule) -> relax.BlockBuilder:
+    """A block builder that keeps every function but `main`, which is about to be rewritten."""
+    rest = {var: func for var, func in mod.functions_items() if var.name_hint != "main"}
+    return relax.BlockBuilder(tvm.IRModule(rest))

@@ -1,0 +1,41 @@
+"""Differentiable blocks on signals (..., channels, samples)."""
+
+from microddsp.dsp.biquad import SVF, Biquad
+from microddsp.dsp.block import Block
+from microddsp.dsp.butterworth import Bandpass, Bandstop, Highpass, Lowpass
+from microddsp.dsp.causal_conv1d import CausalConv1d
+from microddsp.dsp.decimate import Decimate
+from microddsp.dsp.envelope import Envelope
+from microddsp.dsp.event_counter import EventCounter
+from microddsp.dsp.filter import Filter
+from microddsp.dsp.fir import FIR
+from microddsp.dsp.first_order import DCBlocker, OnePole
+from microddsp.dsp.framing import Frames
+from microddsp.dsp.gain import Gain
+from microddsp.dsp.sos import SOS
+from microddsp.dsp.streaming import is_streaming, reset, step, streaming
+
+__all__ = [
+    "FIR",
+    "SOS",
+    "SVF",
+    "Bandpass",
+    "Bandstop",
+    "Biquad",
+    "Block",
+    "CausalConv1d",
+    "DCBlocker",
+    "Decimate",
+    "Envelope",
+    "EventCounter",
+    "Filter",
+    "Frames",
+    "Gain",
+    "Highpass",
+    "Lowpass",
+    "OnePole",
+    "is_streaming",
+    "reset",
+    "step",
+    "streaming",
+]

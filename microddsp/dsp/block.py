@@ -1,0 +1,143 @@
+"""The contract of every block: a pure step over a chunk of signal, from which all modes follow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from microddsp.dsp.streaming import store_of
+from microddsp.errors import MicroddspError, ParameterError, SignalError
+
+State = dict[str, Tensor]
+
+
+class Block(torch.nn.Module):
+    """A differentiable signal-processing block on signals (..., channels, samples).
+
+    Called plainly it runs a whole signal from its initial state and keeps nothing. Inside
+    `microddsp.streaming(module)` it continues where the last call ended.
+    """
+
+    sample_rate_hz: float | None = None
+    _version = 1  # of the parametrisation; stored with every state_dict
+
+    def initial_state(self, x: Tensor) -> State:
+        """State before the first sample of a signal shaped like `x`."""
+        return {}
+
+    def process(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Output for a chunk and the state after it; pure and differentiable."""
+        raise NotImplementedError(f"{type(self).__name__} must define process")
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.check_signal(x)
+        store = store_of(self)
+        if store is None:
+            return self.process(x, self.initial_state(x))[0]
+        y, following = self.process(x, store.read(self, self.initial_state(x)))
+        store.write(self, following)
+        return y
+
+    def start_of(self, key: str) -> float | Tensor:
+        """The value that state `key` starts from; zero unless a block says otherwise."""
+        return 0.0
+
+    @property
+    def settle_samples(self) -> int:
+        """Samples until the start transient has faded to 1 %."""
+        return 0
+
+    def check(self) -> None:
+        """Refuse parameters that are not finite.
+
+        Raises:
+            ParameterError: Names the parameter.
+        """
+        for name, value in self.named_parameters(recurse=False):
+            if not bool(torch.isfinite(value).all()):
+                raise ParameterError(
+                    f"parameter {name} is not finite", where=type(self).__name__
+                )
+
+    def check_signal(self, x: Tensor) -> None:
+        """Refuse what is no signal.
+
+        Raises:
+            SignalError: Not (..., channels, samples) of float32 or float64.
+        """
+        if x.dim() < 2:
+            raise SignalError(
+                f"a signal is (..., channels, samples), got shape {tuple(x.shape)}",
+                where=type(self).__name__,
+                hint="add a channel axis: x[None]",
+            )
+        if not x.is_floating_point():
+            raise SignalError(
+                f"a signal is float32 or float64, got {x.dtype}", where=type(self).__name__
+            )
+
+    def __repr__(self) -> str:
+        """One line in physical units; the parametrisation inside is no user's business."""
+        return f"{type(self).__name__}({self.extra_repr()})"
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        *args: Any,
+    ) -> None:
+        version = local_metadata.get("version")
+        if version is None or version > self._version:
+            raise MicroddspError(
+                f"{type(self).__name__} at {prefix or 'the top'} has parametrisation version "
+                f"{version}, this microddsp reads up to {self._version}",
+                hint="save the state_dict with torch.save as it is; a newer one needs a newer "
+                "microddsp",
+            )
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+
+def zeros(x: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+    """A zero state for the rows of `x`: (..., channels, *shape)."""
+    return x.new_zeros((*x.shape[:-1], *shape), dtype=dtype or x.dtype)
+
+
+def positive(name: str, value: float | Sequence[float], where: str) -> Tensor:
+    """A positive number, or one per channel, as float64.
+
+    Raises:
+        ParameterError: Not a positive finite number.
+    """
+    tensor = torch.as_tensor(value, dtype=torch.float64)
+    if tensor.dim() > 1 or not tensor.numel():
+        raise ParameterError(f"{name} is one number or one per channel", where=where)
+    if not bool(((tensor > 0) & torch.isfinite(tensor)).all()):
+        raise ParameterError(f"{name} must be positive and finite, got {value}", where=where)
+    return tensor
+
+
+def whole(name: str, value: int, where: str, *, least: int = 1) -> int:
+    """A whole number from `least`.
+
+    Raises:
+        ParameterError: Something else.
+    """
+    if isinstance(value, bool) or int(value) != value or value < least:
+        raise ParameterError(f"{name} must be a whole number from {least}, got {value}", where=where)
+    return int(value)
+
+
+def decay_samples(time_s: float, sample_rate_hz: float) -> int:
+    """Samples in which an exponential of this time constant falls to 1 %."""
+    return math.ceil(math.log(100.0) * time_s * sample_rate_hz)
+
+
+def show(value: Tensor) -> str:
+    """Learned numbers for a person: four digits."""
+    numbers = [f"{v:.4g}" for v in value.detach().double().flatten().tolist()]
+    return numbers[0] if value.dim() == 0 else f"[{', '.join(numbers)}]"
