@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from microddsp.dsp.streaming import store_of
 from microddsp.errors import MicroddspError, ParameterError, SignalError
 
 State = dict[str, Tensor]
+DESIGN_PREFIX = "design_"
 
 
 class Block(torch.nn.Module):
@@ -24,6 +26,15 @@ class Block(torch.nn.Module):
 
     sample_rate_hz: float | None = None
     _version = 1  # of the parametrisation; stored with every state_dict
+
+    def design(self) -> dict[str, Tensor]:
+        """What depends on parameters only, float64: filter coefficients, thresholds."""
+        return {}
+
+    def designed(self, key: str) -> Tensor:
+        """An item of `design`; the compiler fixes them once, everybody else computes them."""
+        known = self._buffers.get(DESIGN_PREFIX + key)
+        return known if known is not None else self.design()[key]
 
     def initial_state(self, x: Tensor) -> State:
         """State before the first sample of a signal shaped like `x`."""
@@ -100,6 +111,23 @@ class Block(torch.nn.Module):
                 "microddsp",
             )
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+
+@contextmanager
+def fixed_designs(module: torch.nn.Module) -> Iterator[None]:
+    """Inside, blocks take their designs from buffers computed now: a graph traced here holds
+    constants where the design formulas were."""
+    blocks = [inner for inner in module.modules() if isinstance(inner, Block)]
+    try:
+        for block in blocks:
+            for key, value in block.design().items():
+                block.register_buffer(DESIGN_PREFIX + key, value.detach(), persistent=False)
+        yield
+    finally:
+        for block in blocks:
+            for name in [n for n in block._buffers if n.startswith(DESIGN_PREFIX)]:
+                del block._buffers[name]
+                block._non_persistent_buffers_set.discard(name)
 
 
 def zeros(x: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:

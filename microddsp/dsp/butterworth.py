@@ -26,6 +26,7 @@ class _Edge(Filter):
         super().__init__(sample_rate_hz, initial)
         where = type(self).__name__
         self.order = _order(order, where)
+        self.sections = (self.order + 1) // 2
         self.cutoff = Frequency("cutoff_hz", cutoff_hz, sample_rate_hz, where)
         even = order % 2 == 0
         self.kind = choose_form(form, self.cutoff().detach(), sample_rate_hz, even, where)
@@ -93,6 +94,7 @@ class _Band(Filter):
         super().__init__(sample_rate_hz, initial)
         where = type(self).__name__
         self.order = _order(order, where)
+        self.sections = self.order
         self.low = Frequency("low_hz", low_hz, sample_rate_hz, where)
         self.high = Frequency("high_hz", high_hz, sample_rate_hz, where, above=low_hz)
 
@@ -180,14 +182,13 @@ def _band_poles(prototype: Tensor, centre2: Tensor, width: Tensor) -> Tensor:
     half = prototype * (width[..., None] / 2)
     root = torch.sqrt(half * half - centre2[..., None])
     upper, lower = half + root, half - root
-    real = prototype.imag.abs() < 1e-12
     pairs = []
-    for i in range(prototype.numel()):
-        if real[i]:
+    for i, pole in enumerate(prototype.tolist()):
+        if abs(pole.imag) < 1e-12:
             pairs.append(torch.stack([upper[..., i], lower[..., i]], -1))
         else:
-            for pole in (upper[..., i], lower[..., i]):
-                pairs.append(torch.stack([pole, pole.conj()], -1))
+            for half_pair in (upper[..., i], lower[..., i]):
+                pairs.append(torch.stack([half_pair, half_pair.conj()], -1))
     return torch.stack(pairs, -2)
 
 

@@ -57,6 +57,9 @@ class Envelope(Block):
         times = torch.stack(torch.broadcast_tensors(self.attack_s, self.release_s), -1)
         return -torch.expm1(-1 / (times * self.sample_rate_hz))
 
+    def design(self) -> dict[str, Tensor]:
+        return {"coefficients": self.coefficients()}
+
     def initial_state(self, x: Tensor) -> State:
         return {"level": zeros(x, 1)}
 
@@ -65,7 +68,7 @@ class Envelope(Block):
             x = torch.abs(x)
         elif self.rectify == "square":
             x = x * x
-        y, level = relax_ops.envelope(x, self.coefficients().to(x), state["level"])
+        y, level = relax_ops.envelope(x, self.designed("coefficients").to(x), state["level"])
         return y, {"level": level}
 
     @property

@@ -108,11 +108,14 @@ class EventCounter(Block):
         finally:
             self._density = before
 
+    def design(self) -> dict[str, Tensor]:
+        return {"thresholds": torch.stack([self.threshold, self.release_threshold], -1)}
+
     def initial_state(self, x: Tensor) -> State:
         return {"machine": zeros(x, 3, dtype=torch.int32)}
 
     def process(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        thresholds = torch.stack([self.threshold, self.release_threshold], -1).to(x)
+        thresholds = self.designed("thresholds").to(x)
         count, events, machine = relax_ops.event_counter(
             x, thresholds, state["machine"], self.refractory_samples
         )

@@ -21,10 +21,12 @@ SVF_BELOW = 1 / 500
 class Filter(Block):
     """A linear recursive filter; subclasses give its coefficients.
 
-    `kind` is the operator that runs it: "sos", "svf" or "first_order".
+    `kind` is the operator that runs it: "sos", "svf" or "first_order"; `sections` how many
+    second-order sections there are.
     """
 
     kind = "sos"
+    sections = 1
 
     def __init__(self, sample_rate_hz: float, initial: str) -> None:
         super().__init__()
@@ -44,6 +46,12 @@ class Filter(Block):
         if parameters are per channel."""
         raise NotImplementedError
 
+    def design(self) -> dict[str, Tensor]:
+        coefficients = self.coefficients()
+        if self.initial == "zero":
+            return {"coefficients": coefficients}
+        return {"coefficients": coefficients, "settled": settled(self.kind, coefficients)}
+
     def initial_state(self, x: Tensor) -> State:
         state = {"z": zeros(x, *self._state_shape())}
         if self.initial == "first_sample":
@@ -52,10 +60,10 @@ class Filter(Block):
         return state
 
     def process(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        coefficients = self.coefficients().to(x)
+        coefficients = self.designed("coefficients").to(x)
         z, following = state["z"], dict(state)
         if self.initial == "first_sample":
-            gain = settled(self.kind, self.coefficients()).to(x)
+            gain = self.designed("settled").to(x)
             z, following["held"], following["started"] = relax_ops.first_sample(
                 x, gain, z, state["held"], state["started"]
             )
@@ -70,7 +78,7 @@ class Filter(Block):
     def _state_shape(self) -> tuple[int, ...]:
         if self.kind == "first_order":
             return (1,)
-        return (int(self.coefficients().shape[-2]), 2)
+        return (self.sections, 2)
 
     @property
     def settle_samples(self) -> int:

@@ -44,6 +44,7 @@ class SOS(Filter):
         a1, a2 = table[:, 4], table[:, 5]
         if not bool(((a2.abs() < 1) & (a1.abs() < 1 + a2)).all()):
             raise ParameterError("sos has a pole on or outside the unit circle", where="SOS")
+        self.sections = int(table.shape[0])
         self.numerator = torch.nn.Parameter(table[:, :3].float())
         limit = 1 - _EDGE
         self.raw_a2 = torch.nn.Parameter(torch.atanh(a2.clamp(-limit, limit)))

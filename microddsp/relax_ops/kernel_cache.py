@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import stat
@@ -50,6 +52,7 @@ def load(key: str, build: Callable[[], Any]) -> Any:
     """
     import tvm_ffi
 
+    _load_runtime()
     folder = cache_folder()
     path = folder / f"{key}.so"
     if path.exists():
@@ -61,6 +64,15 @@ def load(key: str, build: Callable[[], Any]) -> Any:
     with _locked(folder):
         _compile(build(), path)
     return tvm_ffi.load_module(str(path))
+
+
+@cache
+def _load_runtime() -> None:
+    """Kernels call TVM's runtime for their workspace; it loads in milliseconds without `tvm`."""
+    found = importlib.util.find_spec("tvm")
+    assert found is not None and found.submodule_search_locations
+    library = Path(found.submodule_search_locations[0]) / "lib" / "libtvm_runtime.so"
+    ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
 
 
 def _compile(mod: Any, path: Path) -> None:

@@ -195,7 +195,8 @@ def apply(name: str, x: Tensor, coefficients: Tensor, state: Tensor) -> tuple[Te
     """
     operator = SAMPLE_OPERATORS[name]
     check(operator, x, coefficients, state)
-    if torch.compiler.is_compiling():
+    # Traced values have no memory for a kernel: tracing must see the operator itself.
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
         return getattr(torch.ops.microddsp, name)(x, coefficients, state)  # type: ignore[no-any-return]
     if x.device.type != "cpu":
         return _reference(operator, x, coefficients, state)
