@@ -33,11 +33,13 @@ _HELPERS = {
 
 @dataclass(frozen=True, slots=True)
 class StateMember:
-    """A member of the state struct. `recursive` ones are checked for NaN after each block."""
+    """A member of the state struct. `recursive` ones are checked for NaN after each block;
+    `kept` ones (counts) survive when a NaN was found and the signal starts anew."""
 
     name: str
     initial: np.ndarray
     recursive: bool
+    kept: bool = False
 
     @property
     def elements(self) -> int:
@@ -67,8 +69,8 @@ def render(
         "process_arguments": _process_arguments(signature),
         "null_checks": " || ".join(f"({p} == NULL)" for p in _pointers(signature)),
         "body": _body(program, name, len(signature.outputs) > 1),
-        "reset_signal": [_reset_line(name, s) for s in states if _is_float(s)],
-        "reset_rest": [_reset_line(name, s) for s in states if not _is_float(s)],
+        "reset_signal": [_reset_line(name, s) for s in states if not s.kept],
+        "reset_rest": [_reset_line(name, s) for s in states if s.kept],
         "checked": [s for s in states if s.recursive and _is_float(s)],
     }
     values["constants"] += [

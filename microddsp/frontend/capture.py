@@ -1,0 +1,219 @@
+"""From a PyTorch module to Relax: the stages of the front end in order."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import tvm
+from torch import Tensor
+from tvm.relax.frontend.torch import from_exported_program
+
+from microddsp.dsp.block import Block, fixed_designs
+from microddsp.dsp.streaming import reset, streaming
+from microddsp.errors import CompileError, MicroddspError
+from microddsp.frontend.checks import check_module, check_stability, sample_rate
+from microddsp.frontend.constant_folding import fold_constants
+from microddsp.frontend.converters import CONVERTERS, check_supported
+from microddsp.frontend.diagnostics import failure, user_line
+from microddsp.frontend.rewrites import mend
+from microddsp.frontend.state_lifting import State, lift_states
+from microddsp.frontend.structure import Tapped, check_names, structure_of
+from microddsp.frontend.time_axis import stream_axes
+from microddsp.relax_ops.registry import register_all
+from microddsp.signature import OutputStructure, TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class StateSpec:
+    """A buffer that the module updates: its C name and what it starts from."""
+
+    name: str
+    initial: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """A module as Relax: `main` takes inputs then states, gives outputs then new states."""
+
+    module: tvm.IRModule
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    states: tuple[StateSpec, ...]
+    structure: OutputStructure
+    settle_samples: int
+    sample_rate_hz: float | None
+
+
+def capture(
+    module: torch.nn.Module,
+    example_inputs: Tensor | Sequence[Tensor],
+    *,
+    taps: Sequence[str] = (),
+) -> Capture:
+    """Trace one block of a stream. The module is left as it was.
+
+    Raises:
+        CompileError: The module fails on the example, has parameters that are not finite or a
+            filter that is not stable, mixes time where it must not, or uses what cannot be
+            compiled; says where and what to do.
+    """
+    inputs = _examples(example_inputs)
+    check_module(module)
+    names = _input_names(module, len(inputs))
+    register_all()
+    with _undisturbed(module) as owned, torch.no_grad():
+        traced = Tapped(module, taps) if taps else module
+        result = _try_run(module, traced, inputs)
+        structure = structure_of(result)
+        _restore(owned)
+        reset(module)
+        with fixed_designs(module):
+            program = _export(traced, inputs)
+    check_names([*names], structure)
+    states = lift_states(program)
+    fold_constants(program)
+    mend(program)
+    check_supported(program)
+    check_stability(program)
+    axes = stream_axes(program, states)
+    imported = _import(program)
+    return Capture(
+        module=imported,
+        inputs=tuple(
+            TensorSpec(name, tuple(x.shape), _dtype(x)) for name, x in zip(names, inputs, strict=True)
+        ),
+        outputs=_outputs(imported, structure, axes),
+        states=tuple(_state(state) for state in states),
+        structure=structure,
+        settle_samples=_settle(module),
+        sample_rate_hz=sample_rate(module),
+    )
+
+
+def _examples(example_inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    given = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    if not given:
+        raise CompileError("give at least one example input, e.g. torch.zeros(1, 64)")
+    for i, x in enumerate(given):
+        if not isinstance(x, Tensor):
+            raise CompileError(f"example input {i} is a {type(x).__name__}, not a tensor")
+        if not x.numel():
+            raise CompileError(
+                f"example input {i} has shape {tuple(x.shape)}: a block must not be empty"
+            )
+        if x.dtype == torch.float64:
+            raise CompileError(
+                f"example input {i} is float64", hint="devices compute in float32: x.float()"
+            )
+    return tuple(x.detach().clone() for x in given)
+
+
+def _input_names(module: torch.nn.Module, count: int) -> list[str]:
+    parameters = list(inspect.signature(module.forward).parameters.values())
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [p for p in parameters if p.default is p.empty and p.kind != p.VAR_POSITIONAL]
+    if any(p.kind == p.VAR_POSITIONAL for p in parameters):
+        names += [f"input{i}" for i in range(len(names), count)]
+    if count > len(names) or count < len(required):
+        raise CompileError(
+            f"forward takes {len(required)} inputs ({', '.join(names)}), got {count} examples",
+            where=type(module).__name__,
+        )
+    return names[:count]
+
+
+@contextmanager
+def _undisturbed(module: torch.nn.Module) -> Iterator[dict[Tensor, Tensor]]:
+    """Evaluation and streaming mode inside; flags and the user's own buffers as before after."""
+    flags = [(inner, inner.training) for inner in module.modules()]
+    owned = {buffer: buffer.detach().clone() for buffer in module.buffers()}
+    module.eval()
+    with ExitStack() as stack:
+        stack.enter_context(streaming(module))
+        try:
+            yield owned
+        finally:
+            for inner, training in flags:
+                inner.training = training
+            _restore(owned)
+
+
+def _restore(owned: dict[Tensor, Tensor]) -> None:
+    with torch.no_grad():
+        for buffer, value in owned.items():
+            buffer.copy_(value)
+
+
+def _try_run(module: torch.nn.Module, traced: torch.nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+    try:
+        return traced(*inputs)
+    except MicroddspError as error:
+        raise CompileError(
+            error.message, where=error.where or failure(module, error), hint=error.hint
+        ) from error
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise CompileError(
+            f"the module fails on the example: {error}", where=failure(module, error)
+        ) from error
+
+
+def _export(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(module, inputs, strict=False)
+            return program.run_decompositions()
+    except MicroddspError:
+        raise
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise CompileError(
+            f"the module cannot be traced: {first}",
+            where=user_line(str(error)),
+            hint="control flow must not depend on the values of tensors",
+        ) from error
+
+
+def _import(program: torch.export.ExportedProgram) -> tvm.IRModule:
+    try:
+        return from_exported_program(
+            program, custom_convert_map=CONVERTERS, run_ep_decomposition=False
+        )
+    except MicroddspError:
+        raise
+    except (tvm.error.TVMError, ValueError, AssertionError, NotImplementedError, KeyError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise CompileError(f"the module cannot be imported: {first}") from error
+
+
+def _outputs(
+    imported: tvm.IRModule, structure: OutputStructure, axes: Sequence[int | None]
+) -> tuple[TensorSpec, ...]:
+    fields = imported["main"].ret_ty.fields
+    return tuple(
+        TensorSpec(name, tuple(int(d) for d in ty.shape), str(ty.dtype), axis)
+        for name, ty, axis in zip(structure.names, fields, axes, strict=False)
+    )
+
+
+def _state(state: State) -> StateSpec:
+    value = state.initial.detach().cpu().numpy()
+    return StateSpec(state.name, np.ascontiguousarray(copy.copy(value)))
+
+
+def _dtype(x: Tensor) -> str:
+    return str(x.dtype).removeprefix("torch.")
+
+
+def _settle(module: torch.nn.Module) -> int:
+    return min(
+        sum(b.settle_samples for b in module.modules() if isinstance(b, Block)), 2**31 - 1
+    )

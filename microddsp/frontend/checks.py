@@ -1,0 +1,101 @@
+"""What must hold of a module before it is worth tracing, and of its filters after."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import fx
+
+from microddsp.dsp.block import Block
+from microddsp.dsp.decimate import Decimate
+from microddsp.dsp.filter import pole_radius
+from microddsp.errors import CompileError, ParameterError
+from microddsp.frontend.constant_folding import constants
+from microddsp.frontend.diagnostics import place
+
+_KINDS = {"sos": "sos", "svf": "svf", "first_order": "first_order"}
+
+
+def check_module(module: torch.nn.Module) -> None:
+    """Refuse what is no module, and parameters or buffers that are not finite.
+
+    Raises:
+        CompileError: Names the parameter or block.
+    """
+    if not isinstance(module, torch.nn.Module):
+        raise CompileError(
+            f"a torch.nn.Module is compiled, not a {type(module).__name__}",
+            hint="give an instance, not the class" if isinstance(module, type) else "",
+        )
+    named = [*module.named_parameters(), *module.named_buffers()]
+    for name, value in named:
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise CompileError("the parameter is not finite (NaN or infinite)", where=name)
+    for path, inner in module.named_modules():
+        if isinstance(inner, Block):
+            try:
+                inner.check()
+            except ParameterError as error:
+                raise CompileError(error.message, where=path) from error
+
+
+def check_stability(program: torch.export.ExportedProgram) -> None:
+    """Refuse filters whose folded coefficients are not finite, or do not decay.
+
+    Raises:
+        CompileError: Names the block and its line.
+    """
+    values = constants(program)
+    for node in program.graph.nodes:
+        name = getattr(node.target, "__name__", "").split(".")[0]
+        if node.op != "call_function" or name not in (*_KINDS, "envelope"):
+            continue
+        source = node.args[1]
+        if not isinstance(source, fx.Node) or source.name not in values:
+            continue
+        c = values[source.name].double()
+        if not bool(torch.isfinite(c).all()):
+            raise CompileError("coefficients are not finite", where=place(node))
+        if name == "envelope":
+            if not bool(((c > 0) & (c <= 1)).all()):
+                raise CompileError(
+                    "attack and release must lie in (0, 1] per sample", where=place(node)
+                )
+            continue
+        radius = float(pole_radius(name, c).max())
+        if radius >= 1.0:
+            raise CompileError(
+                f"the filter is not stable: a pole has radius {radius:.6g} in float32",
+                where=place(node),
+                hint="a cut-off too near zero or half the sample rate, or too high a quality",
+            )
+
+
+def sample_rate(module: torch.nn.Module) -> float | None:
+    """The sample rate of the input: that of the first block which knows it.
+
+    Raises:
+        CompileError: Blocks disagree, and no decimation explains it.
+    """
+    rates = [
+        (path, inner.sample_rate_hz)
+        for path, inner in module.named_modules()
+        if isinstance(inner, Block) and inner.sample_rate_hz is not None
+    ]
+    if not rates:
+        return None
+    factors = [inner.factor for inner in module.modules() if isinstance(inner, Decimate)]
+    allowed = {1.0}
+    for factor in factors:
+        allowed |= {share * factor for share in allowed}
+    first_path, first = rates[0]
+    highest = max(rate for _, rate in rates)
+    for path, rate in rates:
+        if not any(math.isclose(highest / rate, share, rel_tol=1e-6) for share in allowed):
+            raise CompileError(
+                f"sample rates are at odds: {first_path} has {first:g} Hz, {path} has {rate:g} Hz",
+                where=path,
+                hint="give both the same sample_rate_hz, or put a Decimate between them",
+            )
+    return highest

@@ -1,0 +1,140 @@
+"""Converters of our operators, and the list of what nobody can convert."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import fx
+from tvm import relax
+from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
+
+from microddsp.errors import UnsupportedOperatorError
+from microddsp.frontend.diagnostics import place
+from microddsp.relax_ops.registry import call
+
+_RESULTS = {
+    "sos": 2,
+    "svf": 2,
+    "first_order": 2,
+    "envelope": 2,
+    "event_counter": 3,
+    "fir": 2,
+    "causal_conv1d": 2,
+    "decimate": 1,
+    "frames": 2,
+    "first_sample": 3,
+}
+# Imported, but left without a kernel for a device.
+_NO_KERNEL = {
+    "cumsum": "a running sum over a stream is dsp.OnePole or a recursion of your own",
+    "cumprod": "",
+    "sort": "",
+    "argsort": "",
+    "topk": "use max or argmax",
+    "median": "",
+    "multinomial": "",
+    "bernoulli": "",
+    "rand": "random numbers differ on every device",
+    "randn": "random numbers differ on every device",
+    "rand_like": "random numbers differ on every device",
+    "randn_like": "random numbers differ on every device",
+    "scatter": "",
+    "scatter_add": "",
+    "index_put": "write with torch.where or torch.cat",
+    "index_put_": "write with torch.where or torch.cat",
+    "nonzero": "shapes must not depend on values",
+    "_fft_r2c": "the Fourier transform is not compiled yet",
+    "_fft_c2r": "the Fourier transform is not compiled yet",
+    "_fft_c2c": "the Fourier transform is not compiled yet",
+    "max_pool1d_with_indices": "",
+}
+_DEVICE_TYPES = {
+    torch.float32,
+    torch.int8,
+    torch.uint8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+    torch.bool,
+}
+
+
+def _converter(name: str) -> Callable[[fx.Node, Any], Any]:
+    def convert(node: fx.Node, importer: Any) -> Any:
+        arguments = [
+            importer.env[arg] if isinstance(arg, fx.Node) else arg for arg in node.args
+        ]
+        if name == "causal_conv1d":
+            arguments = _with_bias(arguments)
+        builder = importer.block_builder
+        result = builder.emit(call(name, *arguments))
+        if _RESULTS[name] == 1:
+            return result
+        return [builder.emit(relax.TupleGetItem(result, i)) for i in range(_RESULTS[name])]
+
+    return convert
+
+
+def _with_bias(arguments: list[Any]) -> list[Any]:
+    x, weight, bias, state, *rest = arguments
+    if bias is None:
+        import numpy as np
+
+        bias = relax.const(np.zeros(int(weight.ty.shape[0]), "float32"))
+    return [x, weight, bias, state, *rest]
+
+
+CONVERTERS: dict[str, Callable[[fx.Node, Any], Any]] = {
+    f"{name}.default": _converter(name) for name in _RESULTS
+}
+
+
+@cache
+def _known() -> frozenset[str]:
+    return frozenset(ExportedProgramImporter().create_convert_map()) | frozenset(CONVERTERS)
+
+
+def check_supported(program: torch.export.ExportedProgram) -> None:
+    """Refuse operators without a converter or kernel, and types without C, all at once.
+
+    Raises:
+        UnsupportedOperatorError: Lists each with module path and line.
+    """
+    known = _known()
+    problems: dict[str, None] = {}
+    for node in program.graph.nodes:
+        if node.op not in ("call_function", "placeholder"):
+            continue
+        reason = _problem(node, known)
+        if reason:
+            problems[f"{reason} ({place(node)})"] = None
+    if problems:
+        lines = list(problems)
+        raise UnsupportedOperatorError(
+            "this model uses what cannot be compiled:\n" + "\n".join(f"  - {p}" for p in lines),
+            hint="`microddsp ops` lists what can be compiled",
+        )
+
+
+def _problem(node: fx.Node, known: frozenset[str]) -> str:
+    value = node.meta.get("val")
+    for tensor in value if isinstance(value, tuple | list) else [value]:
+        dtype = getattr(tensor, "dtype", None)
+        if isinstance(tensor, torch.Tensor) and dtype not in _DEVICE_TYPES:
+            return f"{node.name} has type {dtype}; use float32 or an integer type"
+        if isinstance(tensor, torch.Tensor) and not all(isinstance(d, int) for d in tensor.shape):
+            return f"{node.name} has a shape that depends on values"
+    if node.op == "placeholder" or node.target is operator.getitem:
+        return ""
+    name = getattr(node.target, "__name__", str(node.target))
+    short = name.split(".")[0]
+    if short in _NO_KERNEL:
+        hint = _NO_KERNEL[short]
+        return f"{short} has no kernel for a device" + (f": {hint}" if hint else "")
+    if name not in known:
+        return f"operator {name} is not supported"
+    return ""

@@ -1,0 +1,179 @@
+"""The law of streams: nothing may look along time except operators that keep a state."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+
+import torch
+from torch import fx
+
+from microddsp.errors import CompileError
+from microddsp.frontend.diagnostics import place
+from microddsp.frontend.state_lifting import State
+
+aten = torch.ops.aten
+_POINTWISE = torch.Tag.pointwise
+TIME, FRAMES, BLOCK = "time", "frames", "block"
+
+# What may be done to a signal (channels, samples) along its channels.
+_BY_DIM = {
+    aten.cat.default: 1,
+    aten.stack.default: 1,
+    aten.select.int: 1,
+    aten.slice.Tensor: 1,
+    aten.sum.dim_IntList: 1,
+    aten.mean.dim: 1,
+    aten.amax.default: 1,
+    aten.amin.default: 1,
+    aten.index_select.default: 1,
+    aten.split_with_sizes.default: 2,
+    aten.flip.default: 1,
+}
+
+
+def stream_axes(
+    program: torch.export.ExportedProgram, states: Sequence[State]
+) -> list[int | None]:
+    """The axis along which each output continues from block to block.
+
+    Raises:
+        CompileError: A layer mixes samples of a stream that it sees only a block of.
+    """
+    nodes = list(program.graph.nodes)
+    results = next(n for n in nodes if n.op == "output").args[0]
+    outputs = results[: len(results) - len(states)]
+    streaming = bool(states) or any(_ours(n) for n in nodes)
+    if not streaming:
+        return [None] * len(outputs)
+    placeholders = {state.placeholder for state in states}
+    user_inputs = set(program.graph_signature.user_inputs) - placeholders
+    owners = {state.target.rpartition(".")[0] for state in states if not _is_block_state(state)}
+    kinds: dict[fx.Node, str] = {}
+    for node in nodes:
+        if node.op == "placeholder":
+            if node.name in user_inputs and node.meta["val"].dim() >= 2:
+                kinds[node] = TIME
+        elif node.op == "call_function":
+            kind = _kind(node, kinds, owners)
+            if kind:
+                kinds[node] = kind
+    return [_axis(kinds.get(node)) for node in outputs]
+
+
+def _axis(kind: str | None) -> int | None:
+    return {TIME: -1, BLOCK: -1, FRAMES: 0}.get(kind or "")
+
+
+def _is_block_state(state: State) -> bool:
+    return state.target.rpartition(".")[2].startswith("state_")
+
+
+def _ours(node: fx.Node) -> bool:
+    return getattr(node.target, "namespace", "") == "microddsp"
+
+
+def _kind(node: fx.Node, kinds: dict[fx.Node, str], owners: set[str]) -> str | None:
+    sources = [n for n in node.all_input_nodes if n in kinds]
+    if node.target is operator.getitem:
+        source = node.args[0]
+        if isinstance(source, fx.Node) and _ours(source):
+            return _our_kind(source, int(node.args[1]))  # type: ignore[arg-type]
+        return kinds.get(source) if isinstance(source, fx.Node) else None
+    if _ours(node):
+        return _our_kind(node, 0)
+    if not sources:
+        return None
+    found = {kinds[n] for n in sources}
+    if FRAMES in found:
+        return _frames(node, sources, kinds)
+    if TIME in found:
+        if _trusted(node, owners):
+            return TIME if _keeps_time(node, sources) else BLOCK
+        return _time(node, sources, kinds)
+    return BLOCK
+
+
+def _our_kind(node: fx.Node, item: int) -> str | None:
+    name = node.target.__name__.split(".")[0]  # type: ignore[union-attr]
+    if name == "frames":
+        return FRAMES if item == 0 else None
+    if name == "event_counter":
+        return (BLOCK, TIME, None)[item]
+    if name == "first_sample":
+        return None
+    return TIME if item == 0 else None
+
+
+def _trusted(node: fx.Node, owners: set[str]) -> bool:
+    """Inside a user's module that keeps buffers of its own: it knows what it does."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return any(path in owners for path, _ in stack.values())
+
+
+def _keeps_time(node: fx.Node, sources: Sequence[fx.Node]) -> bool:
+    shape = _shape(node)
+    return bool(shape) and any(shape[-1] == _shape(n)[-1] for n in sources)
+
+
+def _shape(node: fx.Node) -> tuple[int, ...]:
+    value = node.meta.get("val")
+    value = value[0] if isinstance(value, tuple | list) and value else value
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else ()
+
+
+def _time(node: fx.Node, sources: Sequence[fx.Node], kinds: dict[fx.Node, str]) -> str:
+    shape = _shape(node)
+    samples = max(_shape(n)[-1] for n in sources if kinds[n] == TIME)
+    if _POINTWISE in getattr(node.target, "tags", ()):
+        for other in node.all_input_nodes:
+            own = _shape(other)
+            if kinds.get(other) != TIME and own and own[-1] == samples > 1:
+                raise _mixes(node, "combines a stream with a constant as long as the block")
+        return TIME
+    if node.target in (aten._to_copy.default, aten.clone.default, aten.expand.default):
+        return TIME
+    if node.target in _BY_DIM and shape and shape[-1] == samples:
+        rank = len(_shape(sources[0]))
+        dims = _dims(node)
+        if dims is not None and all(d % rank != rank - 1 for d in dims):
+            return TIME
+    if node.target is aten.convolution.default:
+        weight = _shape(node.args[1])  # type: ignore[arg-type]
+        if weight[2:] == (1,) and shape[-1] == samples:
+            return TIME
+    if node.target in (aten.unsqueeze.default, aten.squeeze.dims, aten.view.default,
+                       aten.reshape.default) and shape and shape[-1] == samples:
+        return TIME
+    raise _mixes(node, "looks along time")
+
+
+def _dims(node: fx.Node) -> list[int] | None:
+    position = _BY_DIM[node.target]  # type: ignore[index]
+    dims = node.args[position] if len(node.args) > position else node.kwargs.get("dim", 0)
+    if isinstance(dims, int):
+        return [dims]
+    return list(dims) if dims else None  # type: ignore[arg-type]
+
+
+def _frames(node: fx.Node, sources: Sequence[fx.Node], kinds: dict[fx.Node, str]) -> str:
+    frames = next(_shape(n)[0] for n in sources if kinds[n] == FRAMES)
+    shape = _shape(node)
+    dims = _dims(node) if node.target in _BY_DIM and node.target is not aten.slice.Tensor else None
+    if dims and any(d == 0 for d in dims):
+        raise _mixes(node, "mixes frames with each other")
+    if shape and shape[0] != frames and FRAMES in {kinds[n] for n in sources}:
+        if len(_shape(sources[0])) == 2 and node.target in (aten.permute.default, aten.t.default):
+            return FRAMES
+        raise _mixes(node, "mixes frames with each other")
+    return FRAMES
+
+
+def _mixes(node: fx.Node, what: str) -> CompileError:
+    name = getattr(node.target, "__name__", str(node.target))
+    return CompileError(
+        f"{name} {what}: on a device it sees one block only, in training the whole signal",
+        where=place(node),
+        hint="use dsp.CausalConv1d (or dsp.GRU) for layers along a stream, or put "
+        "dsp.Frames(length, hop) before layers that look at a stretch of time",
+    )

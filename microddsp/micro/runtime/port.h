@@ -1,0 +1,40 @@
+/* What the RPC server needs from a board.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef PORT_H
+#define PORT_H
+
+#include <setjmp.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Prepares the link to the host; call once. */
+void port_init(void);
+
+/* Reads exactly `nbytes`; waits for them. Does not return if the host is gone. */
+void port_read(void *destination, size_t nbytes);
+
+/* Writes `nbytes`; they may stay in a buffer until port_flush(). */
+void port_write(const void *source, size_t nbytes);
+void port_flush(void);
+
+/* The memory that tensors are allocated from, 16-byte aligned. */
+void port_heap(uint8_t **base, size_t *nbytes);
+
+/* Starts counting ticks from zero. */
+void port_ticks_restart(void);
+
+/* Ticks since port_ticks_restart(), without those that the two calls themselves take. */
+uint64_t port_ticks(void);
+extern const uint32_t port_tick_hz;
+
+/* Bytes of stack below the caller's frame that are free: [low, high). */
+void port_free_stack(uint32_t **low, uint32_t **high);
+
+/* Faults. While `port_fault_armed` is not 0, a fault ends in longjmp(port_fault_return, 1) with
+ * the place and reason below; otherwise it stops the device. */
+extern jmp_buf port_fault_return;
+extern volatile int port_fault_armed;
+extern volatile uint32_t port_fault_pc;
+extern volatile uint32_t port_fault_status; /* CFSR; 0 where the core has none */
+
+#endif /* PORT_H */

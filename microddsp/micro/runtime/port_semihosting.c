@@ -1,0 +1,149 @@
+/* Link through semihosting on two pipes that the emulator inherits; time from SysTick.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <string.h>
+
+#include "board.h"
+#include "port.h"
+#include "port_internal.h"
+
+enum semihosting {
+    SYS_OPEN = 0x01,
+    SYS_WRITE = 0x05,
+    SYS_READ = 0x06,
+    SYS_EXIT_EXTENDED = 0x20
+};
+#define OPEN_READ_BINARY 1u
+#define OPEN_WRITE_BINARY 5u
+#define APPLICATION_EXIT 0x20026u
+#define BUFFER_BYTES 512u
+
+#define REGISTER(address) (*(volatile uint32_t *)(address))
+#define SYST_CSR REGISTER(0xe000e010u)
+#define SYST_RVR REGISTER(0xe000e014u)
+#define SYST_CVR REGISTER(0xe000e018u)
+#define SCB_ICSR REGISTER(0xe000ed04u)
+#define SYST_RUN 7u /* processor clock, interrupt, enable */
+#define SYST_TOP 0xffffffu
+#define ICSR_SYST_CLEAR (1u << 25)
+
+extern uint8_t _heap_start[];
+extern uint8_t _heap_end[];
+
+static uint32_t host_in;
+static uint32_t host_out;
+static uint8_t buffer[BUFFER_BYTES];
+static size_t buffered;
+
+/* ---- link ---- */
+
+static uint32_t semihosting(enum semihosting operation, const uint32_t *arguments)
+{
+    register uint32_t r0 __asm__("r0") = (uint32_t)operation;
+    register const uint32_t *r1 __asm__("r1") = arguments;
+    __asm__ volatile("bkpt 0xab" : "+r"(r0) : "r"(r1) : "memory");
+    return r0;
+}
+
+void port_exit(int status)
+{
+    const uint32_t arguments[2] = {APPLICATION_EXIT, (uint32_t)status};
+    (void)semihosting(SYS_EXIT_EXTENDED, arguments);
+    for (;;) {
+    }
+}
+
+static uint32_t open_file(const char *path, uint32_t mode)
+{
+    const uint32_t arguments[3] = {(uintptr_t)path, mode, strlen(path)};
+    const uint32_t file = semihosting(SYS_OPEN, arguments);
+    if (file == UINT32_MAX) {
+        port_exit(3);
+    }
+    return file;
+}
+
+void port_init(void)
+{
+    host_in = open_file(BOARD_LINK_IN, OPEN_READ_BINARY);
+    host_out = open_file(BOARD_LINK_OUT, OPEN_WRITE_BINARY);
+}
+
+void port_read(void *destination, size_t nbytes)
+{
+    uint8_t *place = destination;
+    while (nbytes != 0u) {
+        const uint32_t arguments[3] = {host_in, (uintptr_t)place, nbytes};
+        const uint32_t missing = semihosting(SYS_READ, arguments);
+        if (missing >= nbytes) {
+            port_exit(0); /* end of file: the host is gone */
+        }
+        place += nbytes - missing;
+        nbytes = missing;
+    }
+}
+
+static void send(const void *source, size_t nbytes)
+{
+    const uint32_t arguments[3] = {host_out, (uintptr_t)source, nbytes};
+    if ((nbytes != 0u) && (semihosting(SYS_WRITE, arguments) != 0u)) {
+        port_exit(0);
+    }
+}
+
+void port_write(const void *source, size_t nbytes)
+{
+    if (nbytes > BUFFER_BYTES - buffered) {
+        port_flush();
+    }
+    if (nbytes > BUFFER_BYTES) {
+        send(source, nbytes);
+    } else {
+        (void)memcpy(&buffer[buffered], source, nbytes);
+        buffered += nbytes;
+    }
+}
+
+void port_flush(void)
+{
+    send(buffer, buffered);
+    buffered = 0u;
+}
+
+void port_heap(uint8_t **base, size_t *nbytes)
+{
+    *base = _heap_start;
+    *nbytes = (size_t)(_heap_end - _heap_start);
+}
+
+/* ---- time ---- */
+
+const uint32_t port_tick_hz = BOARD_TICK_HZ;
+
+/* SysTick counts down in 24 bits; its interrupt counts the rounds. */
+static volatile uint32_t rounds;
+
+void port_tick_handler(void)
+{
+    ++rounds;
+}
+
+void port_ticks_restart(void)
+{
+    SYST_CSR = 0u;
+    SYST_RVR = SYST_TOP;
+    SYST_CVR = 0u;
+    SCB_ICSR = ICSR_SYST_CLEAR;
+    rounds = 0u;
+    SYST_CSR = SYST_RUN;
+}
+
+uint64_t port_ticks(void)
+{
+    uint32_t before;
+    uint32_t value;
+    do {
+        before = rounds;
+        value = SYST_CVR;
+    } while (before != rounds);
+    return ((uint64_t)before * (SYST_TOP + 1u)) + ((0u - value) & SYST_TOP);
+}
