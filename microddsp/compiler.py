@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,23 +12,18 @@ from microddsp.frontend import capture
 from microddsp.micro.aot.program import Program, build_program
 from microddsp.micro.aot.source import StateMember, render
 from microddsp.micro.package.model import CompiledModel
+from microddsp.micro.package.names import is_c_name
 from microddsp.micro.targets import Target, find_target
 from microddsp.schedules.decode_inputs import decode_inputs
+from microddsp.schedules.graph import operator_name
 from microddsp.schedules.pipeline import pipeline
-from microddsp.signature import Input, InputSpec, Signature, TensorSpec
+from microddsp.signature import INPUT_DTYPES, Input, InputSpec, Signature, TensorSpec
 
 if TYPE_CHECKING:
     import torch
 
     from microddsp.frontend.capture import Capture
 
-_IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")
-_C_KEYWORDS = frozenset(
-    "auto break case char const continue default do double else enum extern float for goto if "
-    "inline int long register restrict return short signed sizeof static struct switch typedef "
-    "union unsigned void volatile while asm bool true false class delete new operator private "
-    "protected public template this throw try catch namespace using virtual".split()
-)
 BUDGET_KEYS = ("flash", "ram", "stack")
 
 
@@ -94,7 +88,7 @@ def compile(
 
 
 def _check_name(name: str) -> None:
-    if not _IDENTIFIER.fullmatch(name) or name in _C_KEYWORDS:
+    if not is_c_name(name):
         raise CompileError(
             f"{name!r} cannot prefix C names", hint="use letters, digits and underscores"
         )
@@ -123,30 +117,26 @@ def _formats(captured: Capture, given: Input | Mapping[str, Input] | None) -> li
 
 
 def _members(captured: Capture) -> list[StateMember]:
-    recursive = captured_recursions(captured.module, len(captured.inputs))
+    # Delay lines forget a NaN by themselves; a recursion would keep it for ever.
+    lines = _states_of(captured, ("dsp.fir", "dsp.causal_conv1d", "dsp.frames"))
+    counts = _states_of(captured, ("dsp.event_counter",))
     return [
-        StateMember(f"s_{spec.name.lstrip('_')}", spec.initial, i in recursive)
+        StateMember(f"s_{spec.name.lstrip('_')}", spec.initial, i not in lines, i in counts)
         for i, spec in enumerate(captured.states)
     ]
 
 
-def captured_recursions(mod: tvm.IRModule, inputs: int) -> set[int]:
-    """Indices of states in which a NaN would stay for ever.
-
-    Delay lines (FIR, convolution, frames) forget by themselves; everything else is checked.
-    """
-    from microddsp.schedules.graph import operator_name
-
-    main = mod["main"]
-    forgetting = ("dsp.fir", "dsp.causal_conv1d", "dsp.frames")
-    lines = set()
-    for block in main.body.blocks:
-        for b in block.bindings:
-            if operator_name(b.value) in forgetting:
-                lines |= {i for i, p in enumerate(main.params) if any(
-                    arg.same_as(p) for arg in b.value.args
-                )}
-    return {i - inputs for i in range(inputs, len(main.params)) if i not in lines}
+def _states_of(captured: Capture, operators: Sequence[str]) -> set[int]:
+    """Indices of the states that these operators read."""
+    main = captured.module["main"]
+    states = list(main.params)[len(captured.inputs) :]
+    values = [b.value for block in main.body.blocks for b in block.bindings]
+    return {
+        i
+        for i, state in enumerate(states)
+        for value in values
+        if operator_name(value) in operators and any(arg.same_as(state) for arg in value.args)
+    }
 
 
 def _signature(
@@ -171,8 +161,6 @@ def _signature(
 
 
 def _raw(spec: TensorSpec, fmt: Input) -> InputSpec:
-    from microddsp.signature import INPUT_DTYPES
-
     if fmt == Input():
         return InputSpec(spec.name, spec.shape, spec.dtype)
     return InputSpec(
