@@ -16,7 +16,7 @@ typedef struct header {
     uint32_t padding;
 } header_t;
 
-_Static_assert(sizeof(header_t) == UNIT, "a header is one unit");
+typedef char header_is_one_unit[(sizeof(header_t) == UNIT) ? 1 : -1];
 
 static uint8_t *base;
 static size_t total;

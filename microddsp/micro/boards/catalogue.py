@@ -1,0 +1,55 @@
+"""Which boards there are."""
+
+from __future__ import annotations
+
+import tomllib
+from functools import cache
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from microddsp.errors import BoardError, nearest
+from microddsp.micro.boards.board import Board
+
+DEFAULT_BOARD = "mps2-an386"
+_FOLDER = Path(__file__).parent
+
+
+def read_board(path: Path) -> Board:
+    """A board from its file; the file's name is the board's.
+
+    Raises:
+        BoardError: The file is no TOML, or says something that a board cannot be.
+    """
+    try:
+        return Board(name=path.stem, **tomllib.loads(path.read_text()))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise BoardError(f"cannot be read: {error}", where=str(path)) from error
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()
+        )
+        raise BoardError(wrong, where=str(path)) from error
+
+
+@cache
+def boards() -> tuple[Board, ...]:
+    """All boards, by name."""
+    return tuple(read_board(path) for path in sorted(_FOLDER.glob("*.toml")))
+
+
+def list_boards() -> list[str]:
+    """Names of all boards."""
+    return [board.name for board in boards()]
+
+
+def find_board(name: str) -> Board:
+    """The board of that name.
+
+    Raises:
+        BoardError: There is none; the hint names the nearest.
+    """
+    for board in boards():
+        if board.name == name:
+            return board
+    raise BoardError(f"unknown board {name!r}", hint=nearest(name, list_boards()))

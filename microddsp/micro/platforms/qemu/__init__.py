@@ -1,0 +1,1 @@
+"""Bare-metal firmware for QEMU's boards."""

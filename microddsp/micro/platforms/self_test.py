@@ -1,0 +1,1 @@
+"""A project's firmware started once, and what it says about itself."""

@@ -1,0 +1,28 @@
+"""Programs of the system that this package calls."""
+
+from __future__ import annotations
+
+import shutil
+
+from microddsp.errors import BoardError
+
+_PACKAGES = {
+    "arm-none-eabi-gcc": "gcc-arm-none-eabi and libnewlib-arm-none-eabi",
+    "make": "make",
+    "qemu-system-arm": "qemu-system-arm",
+}
+
+
+def find_tool(name: str, purpose: str) -> str:
+    """Path of a program.
+
+    Raises:
+        BoardError: It is not on PATH; the hint names the Debian package.
+    """
+    found = shutil.which(name)
+    if found is None:
+        raise BoardError(
+            f"{name} is not on PATH, needed to {purpose}",
+            hint=f"install the Debian package {_PACKAGES.get(name, name)}",
+        )
+    return found
