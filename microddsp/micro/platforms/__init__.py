@@ -13,15 +13,18 @@ from microddsp.micro.platforms.project import (
     generate_project,
     read_project,
 )
+from microddsp.micro.platforms.self_test import ProjectReport, run_project
 
 __all__ = [
     "PLATFORMS",
     "Platform",
     "Project",
+    "ProjectReport",
     "build_project",
     "check_options",
     "create_project",
     "find_platform",
     "generate_project",
     "read_project",
+    "run_project",
 ]

@@ -1,1 +1,52 @@
 """A project's firmware started once, and what it says about itself."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectReport:
+    """What the firmware does with blocks of silence. Bytes; instructions of one block."""
+
+    board: str
+    model: str
+    instructions: float
+    stack_bytes: int
+    free_ram_bytes: int
+    outputs: dict[str, list[int]]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def run_project(directory: str | Path, *, timeout_s: float = 5.0) -> ProjectReport:
+    """Start a built project, run a block of zeros and report.
+
+    Raises:
+        BoardError: No project, or it is not built.
+        LinkError: The device does not come up or reports an error.
+    """
+    import numpy as np
+
+    from microddsp.micro.rpc.link import call
+    from microddsp.micro.session import open_project
+
+    with open_project(directory, timeout_s=timeout_s) as board:
+        signature = board.signature
+        silence = [
+            np.zeros(spec.shape[::-1] if spec.interleaved else spec.shape, spec.dtype)
+            for spec in signature.inputs
+        ]
+        board.run(*silence)
+        device = board.session.cpu(0)
+        return ProjectReport(
+            board=board.board.name,
+            model=signature.name,
+            instructions=board.time(*silence).instructions_median,
+            stack_bytes=board.stack_bytes(),
+            free_ram_bytes=int(call(lambda: device.available_global_memory)),
+            outputs={spec.name: list(spec.shape) for spec in signature.outputs},
+        )

@@ -19,6 +19,18 @@ if TYPE_CHECKING:
 LINK_IN = 50
 LINK_OUT = 51
 PROTOCOL = "0.8.0"
+RUNTIME_FILES = (
+    "port.h",
+    "port_internal.h",
+    "port_semihosting.c",
+    "rpc_heap.c",
+    "rpc_heap.h",
+    "rpc_server.c",
+    "rpc_server.h",
+    "rpc_wire.c",
+    "rpc_wire.h",
+    "startup.c",
+)
 
 _RUNTIME = Path(__file__).parents[2] / "runtime"
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -46,11 +58,7 @@ def project_files(
             f"a model cannot be called {model.name!r} here: the firmware has files of that name",
             hint="compile it with another name",
         )
-    files = {
-        path.name: path.read_text()
-        for path in sorted(_RUNTIME.iterdir())
-        if path.suffix in (".c", ".h")
-    }
+    files = {name: (_RUNTIME / name).read_text() for name in RUNTIME_FILES}
     files.update(model.sources)
     objects = sorted(name[:-2] + ".o" for name in {**files, "app.c": ""} if name.endswith(".c"))
     signature = model.signature
