@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -113,9 +112,12 @@ class BoardSession:
         Raises:
             BoardError: The session is closed.
         """
+        self._check_open()
+        return self._link.session
+
+    def _check_open(self) -> None:
         if self._link.closed:
             raise BoardError("the session with the board is closed", where=self.board.name)
-        return self._link.session
 
     def run(self, *inputs: Array, tail: str = "error") -> Any:
         """Reset the model and stream signals (channels, samples) through it, block by block.
@@ -140,7 +142,7 @@ class BoardSession:
 
     def reset(self) -> None:
         """Forget the signal seen so far."""
-        self.session
+        self._check_open()
         call(self._reset)
 
     def time(self, *inputs: Array, tail: str = "error") -> Timing:
@@ -160,10 +162,8 @@ class BoardSession:
         for i in range(0, len(blocks), at_once):
             more, overhead = call(self._time_some, blocks[i : i + at_once])
             ticks += more
-        rate = self.board.ticks_per_instruction
-        empty = math.ceil(overhead / rate)
-        # The counter started with the block: ticks = floor(instructions * rate), and rate > 1.
-        counts = sorted(math.ceil(t / rate) - empty for t in ticks)
+        empty = self.board.instructions(overhead)
+        counts = sorted(self.board.instructions(t) - empty for t in ticks)
         middle = float(median(counts))
         return Timing(
             board=self.board.name,

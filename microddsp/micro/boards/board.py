@@ -54,7 +54,10 @@ class Board(_Strict):
             raise ValueError(str(error)) from error
         return name
 
-    @property
-    def ticks_per_instruction(self) -> float:
-        """Of the emulator's clock: exact, the same on every run."""
-        return self.clock_hz * 2**self.qemu.icount_shift / 1e9
+    def instructions(self, ticks: int) -> int:
+        """How many the emulator ran in that many ticks since its counter was started.
+
+        It gives every instruction the same time, longer than a tick: ticks are rounded down and
+        still tell the number exactly.
+        """
+        return -(-ticks * 10**9 // (self.clock_hz << self.qemu.icount_shift))

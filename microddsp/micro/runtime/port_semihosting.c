@@ -145,5 +145,6 @@ uint64_t port_ticks(void)
         before = rounds;
         value = SYST_CVR;
     } while (before != rounds);
+    SYST_CSR = 0u;
     return ((uint64_t)before * (SYST_TOP + 1u)) + ((0u - value) & SYST_TOP);
 }
