@@ -1,0 +1,48 @@
+"""Counts as labels: what a pipeline counts in a window, and how wrong that is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from microddsp.dsp.event_counter import EventCounter
+from microddsp.errors import ParameterError
+from microddsp.training.windows import Windows
+
+
+def find_counter(pipeline: torch.nn.Module) -> EventCounter:
+    """The one event counter of a pipeline.
+
+    Raises:
+        ParameterError: There is none, or more than one.
+    """
+    found = [inner for inner in pipeline.modules() if isinstance(inner, EventCounter)]
+    if len(found) != 1:
+        raise ParameterError(f"one EventCounter is expected in the pipeline, found {len(found)}")
+    return found[0]
+
+
+@contextmanager
+def counting(pipeline: torch.nn.Module) -> Iterator[EventCounter]:
+    """Inside, the pipeline gives a signal of events, so that parts of it can be left out."""
+    counter = find_counter(pipeline)
+    before, counter.per_sample = counter.per_sample, True
+    try:
+        yield counter
+    finally:
+        counter.per_sample = before
+
+
+def window_counts(pipeline: torch.nn.Module, windows: Windows) -> Tensor:
+    """(windows,): events in the known part of each window; differentiable in training."""
+    with counting(pipeline):
+        events = pipeline(windows.signals)
+    return (events.sum(-2) * windows.known).sum(-1)
+
+
+def count_loss(counted: Tensor, counts: Tensor) -> Tensor:
+    """Mean error of counts, quadratic below one event: large misses do not rule the training."""
+    return torch.nn.functional.smooth_l1_loss(counted, counts.to(counted))

@@ -1,0 +1,172 @@
+"""Learn to count from counts alone."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from microddsp.errors import MicroddspError, ParameterError, SignalError
+from microddsp.training.counts import count_loss, find_counter, window_counts
+from microddsp.training.windows import Windows
+
+
+@dataclass(frozen=True, slots=True)
+class FitResult:
+    """What `fit` found: the pipeline, its error on the training set, and how it went.
+
+    `history` has (start, phase, step, loss) rows; `starts` the final score of each start.
+    """
+
+    pipeline: torch.nn.Module
+    mean_error: float
+    history: tuple[tuple[int, str, int, float], ...]
+    starts: tuple[float, ...]
+
+
+def fit(
+    starts: torch.nn.Module | Sequence[torch.nn.Module],
+    windows: Windows,
+    *,
+    density_steps: int = 60,
+    exact_steps: int = 60,
+    learning_rate: float = 0.05,
+    batch: int = 16,
+    check_every: int = 10,
+    gains: tuple[float, float] = (0.8, 1.25),
+    seed: int = 0,
+    report: Callable[[str], None] | None = None,
+) -> FitResult:
+    """Train pipelines with an `EventCounter` on counts per window and give the best one.
+
+    Each start first learns with a smooth density of events, which sees further, then straight
+    through the exact counter, so that nothing changes when it is compiled. Starts are trained on
+    copies and compared on the training windows only: a start that listens to a distractor fails,
+    another does not.
+
+    Args:
+        starts: One or more pipelines with different start values.
+        windows: Signals, known parts and counts.
+        density_steps, exact_steps: Optimiser steps of the two phases.
+        learning_rate: Of Adam; the exact phase uses 0.6 of it.
+        batch: Windows per step.
+        check_every: Steps between looks at the exact error; the best parameters seen are kept.
+        gains: Windows are heard at random gains in this range, and candidates are judged at both
+            ends of it too: a threshold that only just fits would fail on the next recording.
+        seed: Of the choice of windows and gains.
+        report: Gets a line of progress per start.
+
+    Raises:
+        SignalError: No windows, or signals that are not finite.
+        MicroddspError: A gradient is not finite; names the parameter. Starts are unchanged.
+    """
+    if not len(windows) or not bool(torch.isfinite(windows.signals).all()):
+        raise SignalError("training needs windows of finite signals")
+    if not 0.0 < gains[0] <= gains[1]:
+        raise ParameterError(f"gains must be positive and ordered, got {gains}")
+    if batch < 1 or check_every < 1 or density_steps < 0 or exact_steps < 0:
+        raise ParameterError("batch and check_every must be positive, steps not negative")
+    candidates = [starts] if isinstance(starts, torch.nn.Module) else list(starts)
+    if not candidates:
+        raise ParameterError("give at least one start")
+    history: list[tuple[int, str, int, float]] = []
+    scores: list[float] = []
+    best: torch.nn.Module | None = None
+    for number, start in enumerate(candidates):
+        pipeline = copy.deepcopy(start).train()
+        trainer = _Trainer(pipeline, windows, number, history, batch, check_every, gains, seed)
+        trainer.phase("density", density_steps, learning_rate)
+        trainer.phase("exact", exact_steps, 0.6 * learning_rate)
+        pipeline.load_state_dict(trainer.best_state)
+        if best is None or trainer.best_score < min(scores):
+            best = pipeline
+        scores.append(trainer.best_score)
+        if report:
+            report(f"start {number + 1} of {len(candidates)}: mean error {trainer.best_score:.3f}")
+    assert best is not None
+    return FitResult(best.eval(), _error(best, windows), tuple(history), tuple(scores))
+
+
+class _Trainer:
+    """One start: optimiser steps, and the best parameters seen so far."""
+
+    def __init__(
+        self,
+        pipeline: torch.nn.Module,
+        windows: Windows,
+        number: int,
+        history: list[tuple[int, str, int, float]],
+        batch: int,
+        check_every: int,
+        gains: tuple[float, float],
+        seed: int,
+    ) -> None:
+        self.gains = gains
+        self.pipeline, self.windows, self.number = pipeline, windows, number
+        self.history, self.batch, self.check_every = history, batch, check_every
+        self.generator = torch.Generator().manual_seed(seed)
+        self.best_score = float("inf")
+        self.best_state: dict[str, Tensor] = {}
+        self.keep_best()
+
+    def phase(self, name: str, steps: int, learning_rate: float) -> None:
+        counter = find_counter(self.pipeline)
+        learned = [p for p in self.pipeline.parameters() if p.requires_grad]
+        optimizer = torch.optim.Adam(learned, lr=learning_rate)
+        for step in range(steps):
+            chosen = torch.randperm(len(self.windows), generator=self.generator)[: self.batch]
+            part = self.louder(self.windows.select(chosen))
+            optimizer.zero_grad(set_to_none=True)
+            with counter.density() if name == "density" else nullcontext():
+                loss = count_loss(window_counts(self.pipeline, part), part.counts)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.check_gradients()
+            torch.nn.utils.clip_grad_norm_(learned, 10.0)
+            optimizer.step()
+            self.history.append((self.number, name, step, float(loss.detach())))
+            if (step + 1) % self.check_every == 0 or step + 1 == steps:
+                self.keep_best()
+
+    def louder(self, part: Windows) -> Windows:
+        """The same windows, each at a random gain."""
+        low, high = (math.log(gain) for gain in self.gains)
+        share = torch.rand(len(part), 1, 1, generator=self.generator)
+        gain = torch.exp(low + (high - low) * share)
+        return Windows(part.signals * gain, part.known, part.counts)
+
+    def check_gradients(self) -> None:
+        for name, parameter in self.pipeline.named_parameters():
+            if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
+                raise MicroddspError(
+                    "a gradient became NaN or infinite; training stopped",
+                    where=name,
+                    hint="a lower learning rate, or a start further from the edge of its range",
+                )
+
+    def keep_best(self) -> None:
+        score = _robust_error(self.pipeline, self.windows, self.gains)
+        if score < self.best_score or not self.best_state:
+            self.best_score = score
+            self.best_state = copy.deepcopy(self.pipeline.state_dict())
+
+
+def _error(pipeline: torch.nn.Module, windows: Windows) -> float:
+    with torch.no_grad():
+        return float((window_counts(pipeline, windows) - windows.counts).abs().mean())
+
+
+def _robust_error(
+    pipeline: torch.nn.Module, windows: Windows, gains: tuple[float, float]
+) -> float:
+    """Mean error of the exact counter, as it is and at both ends of the gains."""
+    levels = sorted({gains[0], 1.0, gains[1]})
+    errors = [
+        _error(pipeline, Windows(windows.signals * gain, windows.known, windows.counts))
+        for gain in levels
+    ]
+    return sum(errors) / len(errors)

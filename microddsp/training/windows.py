@@ -1,0 +1,92 @@
+"""Recordings cut into windows with a count each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from microddsp.errors import ParameterError, SignalError
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Windows of one or more recordings, each with a lead-in that is heard but not counted.
+
+    signals: (windows, channels, lead-in + length); known: the same without channels, True where
+    events count; counts: (windows,), events in the known part.
+    """
+
+    signals: Tensor
+    known: Tensor
+    counts: Tensor
+
+    def __len__(self) -> int:
+        return int(self.counts.shape[0])
+
+    def __post_init__(self) -> None:
+        n, _, samples = self.signals.shape
+        if tuple(self.known.shape) != (n, samples) or tuple(self.counts.shape) != (n,):
+            raise SignalError(
+                f"{n} windows of {samples} samples need known {(n, samples)} and counts {(n,)}, "
+                f"got {tuple(self.known.shape)} and {tuple(self.counts.shape)}"
+            )
+
+    def select(self, index: Tensor) -> Windows:
+        """Some of the windows."""
+        return Windows(self.signals[index], self.known[index], self.counts[index])
+
+
+def cut_windows(
+    recording: Tensor,
+    events: Sequence[int] | Tensor,
+    *,
+    length_s: float,
+    settle_s: float,
+    sample_rate_hz: float,
+    known: Tensor | None = None,
+) -> Windows:
+    """Cut a recording (channels, samples) into windows and count the events in each.
+
+    Args:
+        recording: The signal; what fills no whole window at its end is left out.
+        events: Sample numbers of the events; only their number per window is used.
+        length_s: Length of a window in seconds.
+        settle_s: Lead-in before each window in which filters settle. At the start of the
+            recording the first sample is repeated.
+        sample_rate_hz: Samples per second.
+        known: (samples,) bool, False where nobody knows what happened.
+
+    Raises:
+        SignalError: The recording is empty, too short, or not (channels, samples).
+        ParameterError: A time that is not positive.
+    """
+    if recording.dim() != 2 or not recording.numel():
+        raise SignalError(f"a recording is (channels, samples), got {tuple(recording.shape)}")
+    length, lead = round(length_s * sample_rate_hz), math.ceil(settle_s * sample_rate_hz)
+    if length < 1 or lead < 0:
+        raise ParameterError(f"length_s is {length_s}, settle_s is {settle_s}")
+    samples = recording.shape[-1]
+    number = samples // length
+    if not number:
+        raise SignalError(f"{samples} samples are less than one window of {length}")
+    if known is None:
+        known = torch.ones(samples, dtype=torch.bool)
+    happened = torch.zeros(samples)
+    happened[torch.as_tensor(events, dtype=torch.long)] = 1.0
+    before = recording[:, :1].expand(-1, lead)
+    padded = torch.cat([before, recording], -1)
+    heard = torch.cat([torch.zeros(lead, dtype=torch.bool), known])
+    signals, masks, counts = [], [], []
+    for i in range(number):
+        start = i * length
+        signals.append(padded[:, start : start + lead + length])
+        mask = heard[start : start + lead + length].clone()
+        mask[:lead] = False
+        masks.append(mask)
+        inside = happened[start : start + length] * known[start : start + length]
+        counts.append(inside.sum())
+    return Windows(torch.stack(signals), torch.stack(masks), torch.stack(counts))
