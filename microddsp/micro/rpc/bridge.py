@@ -85,12 +85,15 @@ class Device:
         return self.process.wait()
 
     def last_words(self) -> str:
-        """The last line that the emulator wrote about itself."""
+        """What the emulator wrote about its end: the line with its name, or the last one."""
         try:
-            lines = os.read(self.words, CHUNK).decode(errors="replace").split("\n")
+            text = os.read(self.words, CHUNK).decode(errors="replace")
         except OSError:
             return ""
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        lines = [line for line in lines if "warning:" not in line]
+        named = [line for line in lines if line.startswith("qemu")]
+        return (named or lines[-1:] or [""])[0]
 
 
 class Bridge:
@@ -218,6 +221,7 @@ def _own_descriptors(status: int, requests: int, replies: int) -> tuple[int, int
 
 def main(arguments: list[str]) -> None:
     os.setsid()  # Ctrl-C is for the client, which then closes the session
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # an orderly end: the emulator first
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
     status, requests, replies = _own_descriptors(
         int(arguments[0]), int(arguments[-2]), int(arguments[-1])
@@ -225,7 +229,7 @@ def main(arguments: list[str]) -> None:
     try:
         device = Device(arguments[2:-2])
     except OSError as error:
-        write_all(status, f"error {error}\n".encode())
+        write_all(status, f"error {os.getpid()} {error}\n".encode())
         return
     write_all(status, f"started {os.getpid()} {device.process.pid}\n".encode())
     try:

@@ -19,8 +19,8 @@ from microddsp.micro.tools import find_tool
 
 _BRIDGE = Path(__file__).with_name("bridge.py")
 _CLOSE_S = 5.0
-# Those that a program cannot hold back, or that say that it is broken.
-_PASS = {
+# All but those that a program cannot hold back, or that say that it is broken.
+_HELD_BACK = frozenset(signal.valid_signals()) - {
     signal.SIGKILL,
     signal.SIGSTOP,
     signal.SIGSEGV,
@@ -46,7 +46,7 @@ def qemu_command(board: Board, image: Path) -> list[str]:
         raise BoardError(f"there is no firmware {str(image)!r}", hint="build the project first")
     return [
         *(qemu, "-M", board.qemu.machine, "-icount", f"shift={board.qemu.icount_shift}"),
-        *("-display", "none", "-nodefaults", "-nic", "none", "-no-reboot"),
+        *("-display", "none", "-nodefaults", "-no-reboot"),
         *("-semihosting-config", "enable=on,target=native"),
         *("-kernel", str(image.resolve())),
     ]
@@ -59,8 +59,10 @@ def signals_held_back() -> Iterator[None]:
     A handler that runs during an RPC makes TVM's client lose its place in the stream: every later
     answer would be that of another question. The device's time limit bounds the wait.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.valid_signals()) - _PASS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
+        # Inside the try: this call itself may raise what a handler raises, after it has blocked.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -90,7 +92,8 @@ def _as_link_error(error: BaseException) -> LinkError:
             hint="a larger timeout_s if the block needs that long; open the board again",
         )
     if "DeviceLost: " in text:
-        return LinkError(text.rpartition("DeviceLost: ")[2], hint="open the board again")
+        lockup = "a fault that could not be handled: did the stack overflow? " * ("Lockup" in text)
+        return LinkError(text.rpartition("DeviceLost: ")[2], hint=f"{lockup}open the board again")
     if "DeviceFault: " in text:
         return LinkError(f"fault on the device: {text.rpartition('DeviceFault: ')[2]}")
     if "MemoryError: " in text:
@@ -99,7 +102,7 @@ def _as_link_error(error: BaseException) -> LinkError:
 
 
 class Link:
-    """An open session. `session` is the `tvm.rpc.RPCSession`; use `call` around what it does."""
+    """An open session with a device; use `call` around what `session` does."""
 
     def __init__(self, command: list[str], timeout_s: float) -> None:
         """Start the device behind a bridge; returns when it answers.
@@ -110,99 +113,96 @@ class Link:
         """
         if not 0.0 < timeout_s < 1e6:
             raise BoardError(f"timeout_s must be positive, got {timeout_s}")
+        # A failing exec would kill our whole process group: start only what is surely there.
+        if not (sys.executable and os.access(sys.executable, os.X_OK)):
+            raise BoardError("this Python has no executable to start the bridge with")
         import tvm
         from tvm.rpc.client import RPCSession
 
         create = tvm.get_global_func("rpc.CreatePipeClient")
-        self._status, theirs = os.pipe()
+        status, theirs = os.pipe()
         os.set_inheritable(theirs, True)
-        # A failing exec would kill our whole process group: only start what is surely there.
-        if not (sys.executable and os.access(sys.executable, os.X_OK)):
-            raise BoardError("this Python has no executable to start the bridge with")
+        bridge = (sys.executable, "-S", "-E", str(_BRIDGE), str(theirs), repr(float(timeout_s)))
         try:
-            self.session: Any = call(
-                lambda: RPCSession(
-                    create(
-                        *(sys.executable, "-S", "-E", str(_BRIDGE), str(theirs)),
-                        *(repr(float(timeout_s)), *command),
-                    )
-                )
-            )
+            session = call(lambda: RPCSession(create(*bridge, *command)))
         except LinkError as error:
             os.close(theirs)
-            said = _read_line(self._status, _CLOSE_S)
-            _wait_for_end(self._status, said)
-            if said.startswith("error "):
-                raise LinkError(f"the emulator does not start: {said[6:]}") from error
+            words = _read_line(status)
+            _end(status, _numbers(words), [])
+            if words.startswith("error "):
+                reason = words.split(maxsplit=2)[2]
+                raise LinkError(f"the emulator does not start: {reason}") from error
             raise
         os.close(theirs)
-        self._said = _read_line(self._status, _CLOSE_S)
-        self.device = self.session.cpu(0)
-        self._finalizer = weakref.finalize(self, _wait_for_end, self._status, self._said)
+        self._held: list[Any] = [session]
+        self._pids = _numbers(_read_line(status))
+        self._end = weakref.finalize(self, _end, status, self._pids, self._held)
+
+    @property
+    def session(self) -> Any:
+        """The `tvm.rpc.RPCSession`."""
+        return self._held[0]
+
+    @property
+    def device(self) -> Any:
+        """Where tensors live."""
+        return self._held[0].cpu(0)
 
     @property
     def closed(self) -> bool:
-        return self.session is None
+        return not self._held
 
     def process_ids(self) -> tuple[int, ...]:
         """Of the bridge and the emulator."""
-        return _process_ids(self._said)
+        return self._pids
 
     def close(self) -> None:
         """End the session; no process is left afterwards. May be called again."""
-        if self.session is None:
-            return
         with signals_held_back():
-            self.device = None
-            self.session = None
-            self._finalizer()
+            self._end()
 
 
-def _process_ids(said: str) -> tuple[int, ...]:
-    words = said.split()
-    return tuple(map(int, words[1:])) if words[:1] == ["started"] else ()
+def _numbers(words: str) -> tuple[int, ...]:
+    return tuple(int(word) for word in words.split() if word.isdecimal())
 
 
-def _read_line(fd: int, limit_s: float) -> str:
-    readable, _, _ = select.select([fd], [], [], limit_s)
+def _read_line(fd: int) -> str:
+    readable, _, _ = select.select([fd], [], [], _CLOSE_S)
     return os.read(fd, 4096).decode().strip() if readable else ""
 
 
-def _wait_for_end(status: int, said: str) -> None:
-    """Wait until bridge and emulator are gone, end what is not, and collect the bridge.
+def _end(status: int, pids: tuple[int, ...], held: list[Any]) -> None:
+    """Let the bridge end the emulator and itself, then drop the session, then collect the bridge.
 
-    The client has killed the bridge by now, if its session is gone; the emulator dies with it.
+    In this order: the session's destructor kills the bridge by its number, which must not be
+    another process's by then.
     """
-    pids = _process_ids(said)
-    deadline = time.monotonic() + _CLOSE_S
-    if pids:
-        _kill(pids[0])
-    while any(_runs(pid) for pid in pids) and time.monotonic() < deadline:
-        try:
-            os.waitpid(pids[0], os.WNOHANG)
-        except ChildProcessError:
-            pass  # collected before
-        time.sleep(0.002)
-    for pid in pids[1:]:
-        if _runs(pid):
-            _kill(pid)
     os.close(status)
+    if pids:
+        _kill(pids[0], signal.SIGTERM)
+        deadline = time.monotonic() + _CLOSE_S
+        while _runs(pids[0]):
+            if time.monotonic() > deadline:
+                _kill(pids[0], signal.SIGKILL)
+            time.sleep(0.001)
+    held.clear()
+    if pids:
+        try:
+            os.waitpid(pids[0], 0)
+        except ChildProcessError:
+            pass  # someone else collected it
 
 
-def _kill(pid: int) -> None:
+def _kill(pid: int, how: signal.Signals) -> None:
     try:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, how)
     except ProcessLookupError:
         pass  # gone
 
 
 def _runs(pid: int) -> bool:
+    """Whether a child has not ended yet; it stays uncollected."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    except ChildProcessError:
         return False
-    return stat.rpartition(")")[2].split()[0] != "Z" or _is_child(stat)
-
-
-def _is_child(stat: str) -> bool:
-    return int(stat.rpartition(")")[2].split()[1]) == os.getpid()

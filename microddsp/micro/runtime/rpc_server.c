@@ -13,6 +13,8 @@
 #define EVALUATOR_HANDLE 0x0e000000u
 #define MAX_EVALUATORS 4u
 
+#define STACK_OVERFLOW (1u << 20) /* CFSR.STKOF, where the core has stack limits */
+
 /* Device attributes that the client asks for (tvm::runtime::DeviceAttrKind). */
 enum attribute {
     ATTRIBUTE_EXISTS = 0,
@@ -75,6 +77,9 @@ static int call(rpc_function_t function, const rpc_value_t *arguments, int32_t c
         rpc_append_number(port_fault_pc, 16u);
         rpc_append(" cfsr=0x");
         rpc_append_number(port_fault_status, 16u);
+        if ((port_fault_status & STACK_OVERFLOW) != 0u) {
+            rpc_append(": the stack overflowed");
+        }
         return -1;
     }
     port_fault_armed = 1;

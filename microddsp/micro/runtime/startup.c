@@ -9,6 +9,14 @@
 #define SCB_HFSR REGISTER(0xe000ed2cu)
 #define SCB_CPACR REGISTER(0xe000ed88u)
 #define CPACR_FULL_FPU (0xfu << 20)
+#define MPU_TYPE REGISTER(0xe000ed90u)
+#define MPU_CTRL REGISTER(0xe000ed94u)
+#define MPU_RNR REGISTER(0xe000ed98u)
+#define MPU_RBAR REGISTER(0xe000ed9cu)
+#define MPU_RASR REGISTER(0xe000eda0u)
+#define MPU_ON_WITH_DEFAULT_MAP 5u
+#define GUARD_BYTES (1u << 20)
+#define GUARD_RASR ((1u << 28) | (19u << 1) | 1u) /* 2^(19 + 1) bytes, never executed, no access */
 #define XPSR_THUMB (1u << 24)
 
 /* Words of an exception frame. */
@@ -36,6 +44,23 @@ void port_free_stack(uint32_t **low, uint32_t **high)
 {
     *low = _stack_bottom;
     __asm__ volatile("mov %0, sp" : "=r"(*high));
+}
+
+/* The stack is at the bottom of RAM. What lies below may be readable nonsense on a real bus and
+ * in an emulator: make an overflow a fault. */
+static void guard_stack(void)
+{
+#if defined(__ARM_ARCH_8M_MAIN__) || defined(__ARM_ARCH_8_1M_MAIN__)
+    __asm__ volatile("msr msplim, %0" : : "r"(_stack_bottom));
+#elif !defined(__ARM_ARCH_6M__)
+    if (MPU_TYPE != 0u) {
+        MPU_RNR = 0u;
+        MPU_RBAR = (uint32_t)(uintptr_t)_stack_bottom - GUARD_BYTES;
+        MPU_RASR = GUARD_RASR;
+        MPU_CTRL = MPU_ON_WITH_DEFAULT_MAP;
+        __asm__ volatile("dsb\n isb");
+    }
+#endif
 }
 
 static void stop(void)
@@ -89,6 +114,7 @@ __attribute__((noreturn)) void reset_handler(void)
     SCB_CPACR |= CPACR_FULL_FPU;
     __asm__ volatile("dsb\n isb");
 #endif
+    guard_stack();
     port_init();
     rpc_serve();
     for (;;) {

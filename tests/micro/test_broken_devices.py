@@ -1,0 +1,240 @@
+"""Devices that die, hang or fault, hosts that are killed: an error in time, nothing left over."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from microddsp.errors import DeviceTimeoutError, LinkError
+from microddsp.micro.boards import find_board
+from microddsp.micro.package.model import CompiledModel
+from microddsp.micro.rpc.link import Link
+from microddsp.micro.session import open_board
+
+pytestmark = pytest.mark.qemu
+Maker = Callable[..., CompiledModel]
+Running = Callable[[int], bool]
+
+ROOT = Path(__file__).resolve().parents[2]
+ONES = np.ones((1, 8), np.float32)
+# Hangs or faults where the signal says so.
+BODY = """    self->sum = 0.0f;
+    y[0] = x[0];
+    if (x[0] == 2.0f) {
+        for (volatile int32_t forever = 1; forever != 0;) {
+        }
+    }
+    if (x[0] == 3.0f) {
+        y[0] = *(volatile float *)0xf0000000u;
+    }
+    if (x[0] == 5.0f) {
+        __asm__ volatile("udf #0");
+    }"""
+
+
+# 64 kB on a stack of 32 kB.
+DEEP = """    volatile uint8_t deep[65536];
+    for (uint32_t i = 0u; i < sizeof(deep); i += 64u) {
+        deep[i] = 1u;
+    }
+    self->sum = x[0];
+    y[0] = (float)deep[0];"""
+
+
+def gone(pids: list[int], running: Running) -> bool:
+    deadline = time.monotonic() + 3.0
+    while any(map(running, pids)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not any(map(running, pids))
+
+
+def test_a_fault_is_an_error_that_names_the_place_and_the_session_goes_on(probe: Maker) -> None:
+    with open_board("mps2-an386", probe(BODY)) as board:
+        for kind in (3, 5, 3):
+            with pytest.raises(LinkError, match=r"fault on the device: pc=0x[0-9a-f]+ cfsr=0x"):
+                board.run(kind * ONES)
+            assert board.run(ONES)[0, 0] == 1.0
+
+
+def test_a_fault_on_a_small_core_is_an_error_too(probe: Maker) -> None:
+    with open_board("microbit", probe(BODY, target="cortex-m0")) as board:
+        with pytest.raises(LinkError, match="fault on the device: pc=0x"):
+            board.run(5 * ONES)
+        assert board.run(ONES)[0, 0] == 1.0
+
+
+@pytest.mark.parametrize("board", ["mps2-an385", "mps2-an386", "mps2-an500", "mps2-an505"])
+def test_a_stack_that_overflows_is_an_error(probe: Maker, board: str) -> None:
+    with open_board(board, probe(DEEP, target=find_board(board).target), timeout_s=2.0) as session:
+        with pytest.raises(LinkError, match="stack overflow"):
+            session.run(ONES)
+
+
+def test_a_hanging_device_is_an_error_within_the_time_set(probe: Maker, running: Running) -> None:
+    board = open_board("mps2-an386", probe(BODY), timeout_s=0.5)
+    pids = board._link.process_ids()
+    start = time.monotonic()
+    with pytest.raises(DeviceTimeoutError, match="0.5 s"):
+        board.run(2 * ONES)
+    assert 0.4 < time.monotonic() - start < 1.5
+    start = time.monotonic()
+    with pytest.raises(DeviceTimeoutError):
+        board.run(ONES)
+    board.close()
+    gc.collect()
+    assert time.monotonic() - start < 0.5
+    assert not any(running(pid) for pid in pids)
+
+
+def test_a_killed_emulator_is_an_error_at_once(probe: Maker, running: Running) -> None:
+    board = open_board("mps2-an386", probe())
+    bridge, emulator = board._link.process_ids()
+    os.kill(emulator, signal.SIGKILL)
+    start = time.monotonic()
+    for _ in range(2):
+        with pytest.raises(LinkError, match="the device stopped"):
+            board.run(ONES)
+    board.close()
+    assert time.monotonic() - start < 1.0
+    assert not running(bridge)
+
+
+def test_an_emulator_killed_during_a_call_is_an_error_at_once(probe: Maker) -> None:
+    with open_board("mps2-an386", probe(BODY), timeout_s=20.0) as board:
+        emulator = board._link.process_ids()[1]
+        timer = threading.Timer(0.3, os.kill, (emulator, signal.SIGKILL))
+        timer.start()
+        start = time.monotonic()
+        with pytest.raises(LinkError, match="the device stopped"):
+            board.run(2 * ONES)
+        assert time.monotonic() - start < 2.0
+
+
+def test_a_killed_bridge_is_an_error_and_takes_the_emulator_along(
+    probe: Maker, running: Running
+) -> None:
+    with open_board("mps2-an386", probe()) as board:
+        bridge, emulator = board._link.process_ids()
+        os.kill(bridge, signal.SIGKILL)
+        with pytest.raises(LinkError):
+            board.run(ONES)
+    assert gone([emulator], running)
+
+
+def test_closing_leaves_no_process_and_no_descriptor(probe: Maker, running: Running) -> None:
+    with open_board("mps2-an386", probe()):
+        pass  # what TVM itself keeps open is open now
+    before = set(os.listdir("/proc/self/fd"))
+    with open_board("mps2-an386", probe()) as board:
+        pids = board._link.process_ids()
+        assert len(pids) == 2
+        assert all(running(pid) for pid in pids)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    gc.collect()
+    assert set(os.listdir("/proc/self/fd")) <= before
+
+
+def test_a_session_that_is_only_forgotten_leaves_no_process(
+    probe: Maker, running: Running
+) -> None:
+    board = open_board("mps2-an386", probe())
+    pids = board._link.process_ids()
+    del board
+    gc.collect()
+    assert not any(running(pid) for pid in pids)
+
+
+def test_an_emulator_that_does_not_start_says_why() -> None:
+    with pytest.raises(LinkError, match="unsupported machine type"):
+        Link(["qemu-system-arm", "-M", "nothing", "-display", "none"], 5.0)
+
+
+def test_a_missing_emulator_is_named() -> None:
+    with pytest.raises(LinkError, match="does not start.*no-such-emulator"):
+        Link(["no-such-emulator"], 5.0)
+
+
+SCRIPT = """
+import sys
+import numpy as np
+sys.path.insert(0, {tests!r})
+from conftest import make_model
+from microddsp.micro.session import open_board
+with open_board("mps2-an386", make_model()) as board:
+    print(*board._link.process_ids(), flush=True)
+    signal = np.ones((1, 8 * 20), np.float32)
+    while True:
+        board.run(signal)
+"""
+
+
+@pytest.fixture
+def streaming_process(tmp_path: Path) -> Callable[[], tuple[subprocess.Popen[str], list[int]]]:
+    """Starts a Python that streams for ever; gives it and the processes that it started."""
+
+    def start() -> tuple[subprocess.Popen[str], list[int]]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT.format(tests=str(Path(__file__).parent))],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            start_new_session=True,
+        )
+        assert process.stdout
+        pids = list(map(int, process.stdout.readline().split()))
+        assert len(pids) == 2, process.communicate()[1]
+        time.sleep(0.2)
+        return process, pids
+
+    return start
+
+
+def test_ctrl_c_ends_a_program_cleanly(
+    streaming_process: Callable[[], tuple[subprocess.Popen[str], list[int]]], running: Running
+) -> None:
+    process, pids = streaming_process()
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the whole group
+    errors = process.communicate(timeout=10)[1]
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+    assert "LinkError" not in errors
+    assert "InternalError" not in errors
+    assert gone(pids, running)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_program_leaves_nothing(
+    streaming_process: Callable[[], tuple[subprocess.Popen[str], list[int]]],
+    running: Running,
+    how: signal.Signals,
+) -> None:
+    process, pids = streaming_process()
+    process.send_signal(how)
+    process.communicate(timeout=10)
+    assert gone(pids, running)
+
+
+def test_a_signal_handler_does_not_break_a_session(probe: Maker) -> None:
+    seen = []
+    before = signal.signal(signal.SIGALRM, lambda *_: seen.append(1))
+    try:
+        with open_board("mps2-an386", probe()) as board:
+            signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+            signals = np.ones((1, 8 * 500), np.float32)
+            for _ in range(3):
+                assert board.run(signals)[0, -1] == 4000.0
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+    assert len(seen) > 10
