@@ -74,7 +74,7 @@ class Envelope(Block):
     @property
     def settle_samples(self) -> int:
         assert self.sample_rate_hz is not None
-        return decay_samples(float(self.release_s.max()), self.sample_rate_hz)
+        return decay_samples(float(self.release_s.detach().max()), self.sample_rate_hz)
 
     def extra_repr(self) -> str:
         return (

@@ -56,8 +56,8 @@ def fit(
         learning_rate: Of Adam; the exact phase uses 0.6 of it.
         batch: Windows per step.
         check_every: Steps between looks at the exact error; the best parameters seen are kept.
-        gains: Windows are heard at random gains in this range, and candidates are judged at both
-            ends of it too: a threshold that only just fits would fail on the next recording.
+        gains: Windows are heard at random gains in this range, and candidates are judged over
+            it too: a threshold that only just fits would fail on the next recording.
         seed: Of the choice of windows and gains.
         report: Gets a line of progress per start.
 
@@ -81,6 +81,7 @@ def fit(
         pipeline = copy.deepcopy(start).train()
         trainer = _Trainer(pipeline, windows, number, history, batch, check_every, gains, seed)
         trainer.phase("density", density_steps, learning_rate)
+        pipeline.load_state_dict(trainer.best_state)  # a density that led astray is forgotten
         trainer.phase("exact", exact_steps, 0.6 * learning_rate)
         pipeline.load_state_dict(trainer.best_state)
         if best is None or trainer.best_score < min(scores):
@@ -163,8 +164,9 @@ def _error(pipeline: torch.nn.Module, windows: Windows) -> float:
 def _robust_error(
     pipeline: torch.nn.Module, windows: Windows, gains: tuple[float, float]
 ) -> float:
-    """Mean error of the exact counter, as it is and at both ends of the gains."""
-    levels = sorted({gains[0], 1.0, gains[1]})
+    """Mean error of the exact counter over the range of gains."""
+    low, high = (math.log(gain) for gain in gains)
+    levels = [math.exp(low + (high - low) * i / 4) for i in range(5 if high > low else 1)]
     errors = [
         _error(pipeline, Windows(windows.signals * gain, windows.known, windows.counts))
         for gain in levels
