@@ -1,0 +1,170 @@
+"""Firmware projects: folders that a person can read and `make` can build."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from microddsp.errors import BoardError
+from microddsp.micro.boards import find_board, list_boards
+from microddsp.micro.package.model import CompiledModel
+from microddsp.micro.platforms import (
+    build_project,
+    check_options,
+    create_project,
+    find_platform,
+    read_project,
+    run_project,
+)
+
+Maker = Callable[..., CompiledModel]
+
+
+def test_a_project_holds_all_that_it_needs(probe: Maker, tmp_path: Path) -> None:
+    create_project(tmp_path / "fw", probe())
+    names = {path.name for path in (tmp_path / "fw").iterdir()}
+    assert {"Makefile", "README.md", "app.c", "board.ld", "probe.c", "probe.h"} <= names
+    assert {"rpc_server.c", "rpc_server.h", "startup.c", "project.json"} <= names
+
+
+def test_equal_models_give_equal_projects_without_a_path(probe: Maker, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        create_project(tmp_path / name, probe())
+    for path in (tmp_path / "one").iterdir():
+        text = path.read_text()
+        assert text == (tmp_path / "two" / path.name).read_text()
+        assert str(tmp_path) not in text
+
+
+def test_a_folder_with_files_is_refused_unless_forced(probe: Maker, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(BoardError, match="not empty"):
+        create_project(tmp_path, probe())
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    create_project(tmp_path, probe(), force=True)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert (tmp_path / "Makefile").is_file()
+
+
+def test_the_board_is_chosen_by_the_models_processor(probe: Maker, tmp_path: Path) -> None:
+    assert create_project(tmp_path / "a", probe()).board.name == "mps2-an386"
+    assert create_project(tmp_path / "b", probe(target="cortex-m7")).board.name == "mps2-an500"
+    with pytest.raises(BoardError, match="no board"):
+        create_project(tmp_path / "c", probe(target="host"))
+
+
+def test_options_set_board_and_stack(probe: Maker, tmp_path: Path) -> None:
+    options = {"board": "mps2-an386", "stack": "4096"}
+    create_project(tmp_path / "fw", probe(), options=options)
+    assert ". += 4096;" in (tmp_path / "fw/board.ld").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"borad": "x"}, "did you mean 'board'"),
+        ({"board": "x"}, "mps2-an386"),
+        ({"stack": "many"}, "multiple of 8"),
+        ({"stack": "100"}, "512 or more"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, str], words: str) -> None:
+    with pytest.raises(BoardError, match=words):
+        check_options(find_platform("qemu"), options)
+
+
+def test_a_mistyped_platform_is_refused() -> None:
+    with pytest.raises(BoardError, match="did you mean 'qemu'"):
+        find_platform("qmeu")
+
+
+@pytest.mark.parametrize("name", ["port", "rpc_server", "APP"])
+def test_a_model_with_the_name_of_a_firmware_file_is_refused(
+    name: str, probe: Maker, tmp_path: Path
+) -> None:
+    model = probe()
+    model.name = name
+    with pytest.raises(BoardError, match="another name"):
+        create_project(tmp_path / "fw", model)
+    assert not (tmp_path / "fw").exists()
+
+
+def test_a_folder_that_is_no_project_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BoardError, match="is no project"):
+        build_project(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"format": 2}',
+        '{"format": 1, "image": "../evil.elf"}',
+        '{"format": 1, "image": "a.elf", "signature": 3}',
+    ],
+)
+def test_a_damaged_manifest_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "project.json").write_text(text)
+    with pytest.raises(BoardError, match="project.json"):
+        read_project(tmp_path)
+
+
+def test_a_missing_compiler_is_named(
+    probe: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_project(tmp_path / "fw", probe())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BoardError, match="Debian package make"):
+        build_project(tmp_path / "fw")
+    (tmp_path / "make").symlink_to("/bin/true")
+    with pytest.raises(BoardError, match="Debian package gcc-arm-none-eabi"):
+        build_project(tmp_path / "fw")
+
+
+@pytest.mark.qemu
+def test_a_missing_emulator_is_named(
+    probe: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_project(tmp_path / "fw", probe())
+    build_project(tmp_path / "fw")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BoardError, match="Debian package qemu-system-arm"):
+        run_project(tmp_path / "fw")
+
+
+@pytest.mark.qemu
+def test_an_error_of_the_compiler_is_shown(probe: Maker, tmp_path: Path) -> None:
+    create_project(tmp_path / "fw", probe("    this is no C;"))
+    with pytest.raises(BoardError, match="probe.c:1"):
+        build_project(tmp_path / "fw")
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("board", list_boards())
+def test_a_project_builds_by_hand_without_a_warning(
+    board: str, probe: Maker, tmp_path: Path
+) -> None:
+    where = tmp_path / "a folder"
+    create_project(where, probe(target=find_board(board).target, workspace=64), board)
+    done = subprocess.run(["make", "WERROR=-Werror"], cwd=where, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    assert (where / "probe.elf").is_file()
+
+
+@pytest.mark.qemu
+def test_a_built_project_runs_and_reports(probe: Maker, tmp_path: Path) -> None:
+    create_project(tmp_path / "fw", probe())
+    with pytest.raises(BoardError, match="build the project first"):
+        run_project(tmp_path / "fw")
+    image = build_project(tmp_path / "fw")
+    assert image == tmp_path / "fw/probe.elf"
+    report = run_project(tmp_path / "fw")
+    assert report.model == "probe"
+    assert report.instructions > 10
+    assert report.outputs == {"y": [1, 8]}
