@@ -12,7 +12,7 @@ from microddsp.frontend import capture
 from microddsp.micro.aot.program import Program, build_program
 from microddsp.micro.aot.source import StateMember, render
 from microddsp.micro.package.model import CompiledModel
-from microddsp.micro.package.names import is_c_name
+from microddsp.micro.package.names import is_model_name
 from microddsp.micro.targets import Target, find_target
 from microddsp.schedules.decode_inputs import decode_inputs
 from microddsp.schedules.graph import operator_name
@@ -88,9 +88,10 @@ def compile(
 
 
 def _check_name(name: str) -> None:
-    if not is_c_name(name):
+    if not is_model_name(name):
         raise CompileError(
-            f"{name!r} cannot prefix C names", hint="use letters, digits and underscores"
+            f"{name!r} cannot prefix C names",
+            hint="use letters, digits and underscores, and no name that C has already",
         )
 
 

@@ -116,7 +116,7 @@ class OutputStructure:
         if self.kind == "namedtuple":
             from collections import namedtuple
 
-            return namedtuple(self.type_name or "Outputs", self.names)(*values)  # type: ignore[misc]
+            return namedtuple(self.type_name or "Outputs", self.names)(*values)
         return tuple(values)
 
 

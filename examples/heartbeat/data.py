@@ -44,9 +44,7 @@ def load(name: str) -> Recording:
     accepted = np.setdiff1d(np.array(working["peaklist"], dtype=int), rejected)
     whole = len(samples) // BLOCK * BLOCK
     known = _known(whole, accepted, rejected, rate)
-    return Recording(
-        name, samples[:whole], rate, accepted[accepted < whole], known
-    )
+    return Recording(name, samples[:whole], rate, accepted[accepted < whole], known)
 
 
 def _seconds(stamps: list[str]) -> np.ndarray:

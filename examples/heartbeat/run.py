@@ -1,6 +1,6 @@
 """Train a heart-beat counter from counts, compile it, run it on a Cortex-M4F in QEMU.
 
-    python examples/heartbeat/run.py [-o FOLDER] [--quick]
+python examples/heartbeat/run.py [-o FOLDER] [--quick]
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main() -> None:
     begin = time.perf_counter()
     result = fit(
         starts(recording.sample_rate_hz),
-        cut(training),
+        cut(training, overlap=4),
         density_steps=0 if options.quick else 20,
         exact_steps=40 if options.quick else 300,
         learning_rate=0.05,
@@ -108,11 +108,14 @@ def split(recording: Recording) -> tuple[Recording, Recording]:
     return first, last
 
 
-def cut(recording: Recording) -> Windows:
+def cut(recording: Recording, overlap: int = 1) -> Windows:
+    """Windows of about 10 s; `overlap` of them hear each moment."""
+    length_s = BLOCK * WINDOW_BLOCKS / recording.sample_rate_hz
     return cut_windows(
         torch.tensor(recording.samples[None], dtype=torch.float32),
         torch.tensor(recording.peaks),
-        length_s=BLOCK * WINDOW_BLOCKS / recording.sample_rate_hz,
+        length_s=length_s,
+        hop_s=length_s / overlap,
         settle_s=SETTLE_S,
         sample_rate_hz=recording.sample_rate_hz,
         known=torch.tensor(recording.known),
@@ -169,9 +172,7 @@ def evaluate(
             }
             for name, values in rows.items()
         },
-        "device_equals_pytorch": bool(
-            np.array_equal(device, running_counts(trained, held_out))
-        ),
+        "device_equals_pytorch": bool(np.array_equal(device, running_counts(trained, held_out))),
     }
 
 
@@ -237,8 +238,9 @@ def show(report: dict, folder: Path) -> None:
         table.add_row(name, f"{row['total']:.0f}", f"{row['mae']:.3f}")
     console.print(table)
     noisy_row, memory, timing = report["noisy"], report["memory"], report["timing"]
+    share = 100 * noisy_row["known_share"]
     console.print(
-        f"data2.csv (noisy, {100 * noisy_row['known_share']:.0f} % known): {noisy_row['total']:.0f} "
+        f"data2.csv (noisy, {share:.0f} % known): {noisy_row['total']:.0f} "
         f"counted, reference {noisy_row['reference']:.0f}, mean error {noisy_row['mae']:.2f}"
     )
     console.print(f"device and PyTorch give the same counts: {report['device_equals_pytorch']}")
@@ -246,7 +248,8 @@ def show(report: dict, folder: Path) -> None:
         console.print(f"  device against PyTorch, {row}", style="dim")
     console.print(
         f"flash {memory['flash_bytes']} B, RAM {memory['ram_bytes']} B (state "
-        f"{memory['state_bytes']}, arena {memory['arena_bytes']}), stack {memory['stack_bytes']} B; "
+        f"{memory['state_bytes']}, arena {memory['arena_bytes']}), "
+        f"stack {memory['stack_bytes']} B; "
         f"{timing['instructions_median']:.0f} instructions a block of {BLOCK}, "
         f"{timing['instructions_per_sample']:.1f} a sample"
     )
@@ -272,12 +275,10 @@ def plot(recording: Recording, trained: torch.nn.Module, path: Path) -> None:
     axes[0].plot(t[shown], recording.samples[shown], color="0.3")
     axes[0].set_ylabel("PPG (ADC steps)")
     axes[1].plot(t[shown], band[0].numpy()[shown])
-    axes[1].set_ylabel(f"{float(trained.band.low_hz):.2f} to {float(trained.band.high_hz):.1f} Hz")
+    axes[1].set_ylabel(f"{trained.band.low_hz.item():.2f} to {trained.band.high_hz.item():.1f} Hz")
     axes[2].plot(t[shown], envelope[0].numpy()[shown])
-    axes[2].axhline(float(trained.counter.threshold), color="tab:red", label="threshold")
-    axes[2].axhline(
-        float(trained.counter.release_threshold), color="tab:orange", label="release"
-    )
+    axes[2].axhline(trained.counter.threshold.item(), color="tab:red", label="threshold")
+    axes[2].axhline(trained.counter.release_threshold.item(), color="tab:orange", label="release")
     axes[2].set_ylabel("envelope")
     axes[2].set_xlabel("seconds of the held-out part")
     axes[2].legend(loc="upper right")

@@ -32,9 +32,7 @@ def decode_inputs(mod: IRModule, formats: Sequence[Input]) -> IRModule:
                 "(channels, samples) can be converted from raw samples"
             )
         own = shape[::-1] if fmt.interleaved else shape
-        raw[i] = relax.Var(
-            main.params[i].name, relax.TensorType(own, INPUT_DTYPES[fmt.dtype])
-        )
+        raw[i] = relax.Var(main.params[i].name, relax.TensorType(own, INPUT_DTYPES[fmt.dtype]))
     builder = builder_without_main(mod)
     with builder.function("main", raw, attrs=dict(main.attrs or {})):
         with builder.dataflow():
@@ -55,4 +53,3 @@ def decode_inputs(mod: IRModule, formats: Sequence[Input]) -> IRModule:
             result = builder.emit_output(replace(main.body.body, known))
         builder.emit_func_output(result)
     return builder.get()
-

@@ -80,9 +80,7 @@ def _rewrite(mod: IRModule, unroll: int) -> IRModule:
         return replace(expr, remap)
 
     def ready(expr: relax.Expr) -> bool:
-        return all(
-            var in remap or var in params or var in done for var in operands(expr)
-        )
+        return all(var in remap or var in params or var in done for var in operands(expr))
 
     params = set(main.params)
     done: set[relax.Var] = set()
@@ -101,7 +99,8 @@ def _rewrite(mod: IRModule, unroll: int) -> IRModule:
         own = {b.var for b in g.bindings}
         inner = own | {var for var, (source, _) in items.items() if source in own}
         wanted = [
-            var for var in sorted(inner, key=order.__getitem__)
+            var
+            for var in sorted(inner, key=order.__getitem__)
             if uses.get(var, set()) - {id(g)} and not isinstance(var.ty, relax.TupleType)
         ]
         results = _emit_loop(builder, g, names[id(g)], wanted, items, value_of, unroll)
@@ -219,8 +218,8 @@ def _emit_loop(
             step = operator.step(len(params))
             if kind == "dsp.sos":
                 step = split_gain(step, params)
-            outputs, following = loop.apply(step, [signal(x)], params, tensor(state))
-            signals[b.var, 0] = outputs[0]
+            results, following = loop.apply(step, [signal(x)], params, tensor(state))
+            signals[b.var, 0] = results[0]
             tensors[b.var, 1] = following
         elif len(call.args) == 1:
             signals[b.var, -1] = _UNARY[kind](signal(call.args[0]))
@@ -233,11 +232,7 @@ def _emit_loop(
     ]
     function = loop.build(name, outputs, unroll=unroll)
     types = [relax.TensorType(t.shape, t.dtype) for t in outputs]
-    called = builder.emit(
-        relax.call_tir(builder.add_func(function, name), args, out_ty=types)
-    )
+    called = builder.emit(relax.call_tir(builder.add_func(function, name), args, out_ty=types))
     if len(wanted) == 1:
         return {wanted[0]: called}
-    return {
-        var: builder.emit(relax.TupleGetItem(called, i)) for i, var in enumerate(wanted)
-    }
+    return {var: builder.emit(relax.TupleGetItem(called, i)) for i, var in enumerate(wanted)}

@@ -138,10 +138,11 @@ class SampleLoop:
             unroll = 1
         names = [t.name for t in outputs]
         pairs = []
-        for state in [*self._states, *self._counters]:
-            if state.target.name in names:
-                out = len(self.inputs) + names.index(state.target.name)
-                pairs.append([out, state.source])
+        held = [(s.target, s.source) for s in self._states]
+        held += [(k.target, k.source) for k in self._counters]
+        for target, source in held:
+            if target.name in names:
+                pairs.append([len(self.inputs) + names.index(target.name), source])
         with IRBuilder() as builder, T.prim_func():
             T.func_name(name)
             T.func_attr({"tirx.noalias": True, "microddsp.inplace": pairs})
@@ -162,8 +163,10 @@ class SampleLoop:
             id(value): T.bind(_element(buffers, self.inputs[index], c, i))
             for value, index, i in self._tables
         }
-        registers = T.alloc_buffer((floats,), "float32") if floats else None
-        ints = T.alloc_buffer((3 * len(self._counters),), "int32") if self._counters else None
+        registers: tirx.Buffer = T.alloc_buffer((floats,), "float32") if floats else None
+        ints: tirx.Buffer = (
+            T.alloc_buffer((3 * len(self._counters),), "int32") if self._counters else None
+        )
         event = T.alloc_buffer((1,), "float32") if self._events_used(buffers) else None
         leaves = [value for state in self._states for value in state.leaves]
         at = 0
@@ -239,9 +242,7 @@ class SampleLoop:
             if target.name in buffers:
                 T.buffer_store(buffers[target.name], value, [c, n])
         leaves = [value for state in self._states for value in state.leaves]
-        return {
-            id(old): new for old, new in zip(leaves, done[len(signals) :], strict=True)
-        }
+        return {id(old): new for old, new in zip(leaves, done[len(signals) :], strict=True)}
 
     def _events_used(self, buffers: dict[str, tirx.Buffer]) -> bool:
         from microddsp.relax_ops.expression import in_order
@@ -262,9 +263,7 @@ def _unravel(i: int, shape: Sequence[int]) -> list[int]:
     return [int(k) for k in np.unravel_index(i, tuple(shape))] if shape else []
 
 
-def _element(
-    buffers: dict[str, tirx.Buffer], tensor: Tensor, c: Value | int, i: int
-) -> Value:
+def _element(buffers: dict[str, tirx.Buffer], tensor: Tensor, c: Value | int, i: int) -> Value:
     """Element `i` of channel `c` in a tensor of shape (channels, ...)."""
     return buffers[tensor.name][(c, *_unravel(i, tensor.shape[1:]))]
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
-import tvm
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from microddsp.relax_ops.expression import Expr, in_order
 
-Value = tvm.ir.Expr
+Value = Any  # a TIR expression; tvm has no types
 
 
 def float32(value: float) -> Value:

@@ -16,6 +16,10 @@ from microddsp.training.counts import count_loss, find_counter, window_counts
 from microddsp.training.windows import Windows
 
 
+# Share of the past in the running mean of parameters.
+AVERAGE_DECAY = 0.95
+
+
 @dataclass(frozen=True, slots=True)
 class FitResult:
     """What `fit` found: the pipeline, its error on the training set, and how it went.
@@ -111,12 +115,14 @@ class _Trainer:
         self.pipeline, self.windows, self.number = pipeline, windows, number
         self.history, self.batch, self.check_every = history, batch, check_every
         self.generator = torch.Generator().manual_seed(seed)
+        self.average: dict[str, Tensor] = {}
         self.best_score = float("inf")
         self.best_state: dict[str, Tensor] = {}
         self.keep_best()
 
     def phase(self, name: str, steps: int, learning_rate: float) -> None:
         counter = find_counter(self.pipeline)
+        self.average = {}
         learned = [p for p in self.pipeline.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(learned, lr=learning_rate)
         for step in range(steps):
@@ -125,13 +131,14 @@ class _Trainer:
             optimizer.zero_grad(set_to_none=True)
             with counter.density() if name == "density" else nullcontext():
                 loss = count_loss(window_counts(self.pipeline, part), part.counts)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self.check_gradients()
             torch.nn.utils.clip_grad_norm_(learned, 10.0)
             optimizer.step()
+            self.follow()
             self.history.append((self.number, name, step, float(loss.detach())))
             if (step + 1) % self.check_every == 0 or step + 1 == steps:
-                self.keep_best()
+                self.judge()
 
     def louder(self, part: Windows) -> Windows:
         """The same windows, each at a random gain."""
@@ -149,6 +156,21 @@ class _Trainer:
                     hint="a lower learning rate, or a start further from the edge of its range",
                 )
 
+    def follow(self) -> None:
+        """The mean of the last parameters: steps on few windows are noisy, their mean is not."""
+        now = self.pipeline.state_dict()
+        for name, value in now.items():
+            before = self.average.get(name, value)
+            self.average[name] = torch.lerp(before, value, 1 - AVERAGE_DECAY).clone()
+
+    def judge(self) -> None:
+        """Look at the exact error of the latest parameters and of their mean."""
+        self.keep_best()
+        latest = copy.deepcopy(self.pipeline.state_dict())
+        self.pipeline.load_state_dict(_with_metadata(self.average, latest))
+        self.keep_best()
+        self.pipeline.load_state_dict(latest)
+
     def keep_best(self) -> None:
         score = _robust_error(self.pipeline, self.windows, self.gains)
         if score < self.best_score or not self.best_state:
@@ -156,14 +178,19 @@ class _Trainer:
             self.best_state = copy.deepcopy(self.pipeline.state_dict())
 
 
+def _with_metadata(values: dict[str, Tensor], like: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state_dict with the versions of another one."""
+    answer = copy.copy(like)
+    answer.update(values)
+    return answer
+
+
 def _error(pipeline: torch.nn.Module, windows: Windows) -> float:
     with torch.no_grad():
         return float((window_counts(pipeline, windows) - windows.counts).abs().mean())
 
 
-def _robust_error(
-    pipeline: torch.nn.Module, windows: Windows, gains: tuple[float, float]
-) -> float:
+def _robust_error(pipeline: torch.nn.Module, windows: Windows, gains: tuple[float, float]) -> float:
     """Mean error of the exact counter over the range of gains."""
     low, high = (math.log(gain) for gain in gains)
     levels = [math.exp(low + (high - low) * i / 4) for i in range(5 if high > low else 1)]

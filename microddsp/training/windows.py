@@ -47,6 +47,7 @@ def cut_windows(
     length_s: float,
     settle_s: float,
     sample_rate_hz: float,
+    hop_s: float | None = None,
     known: Tensor | None = None,
 ) -> Windows:
     """Cut a recording (channels, samples) into windows and count the events in each.
@@ -58,6 +59,7 @@ def cut_windows(
         settle_s: Lead-in before each window in which filters settle. At the start of the
             recording the first sample is repeated.
         sample_rate_hz: Samples per second.
+        hop_s: From one window to the next; less than `length_s` gives windows that overlap.
         known: (samples,) bool, False where nobody knows what happened.
 
     Raises:
@@ -67,11 +69,11 @@ def cut_windows(
     if recording.dim() != 2 or not recording.numel():
         raise SignalError(f"a recording is (channels, samples), got {tuple(recording.shape)}")
     length, lead = round(length_s * sample_rate_hz), math.ceil(settle_s * sample_rate_hz)
-    if length < 1 or lead < 0:
-        raise ParameterError(f"length_s is {length_s}, settle_s is {settle_s}")
+    hop = length if hop_s is None else round(hop_s * sample_rate_hz)
+    if length < 1 or lead < 0 or hop < 1:
+        raise ParameterError(f"length_s is {length_s}, settle_s is {settle_s}, hop_s is {hop_s}")
     samples = recording.shape[-1]
-    number = samples // length
-    if not number:
+    if samples < length:
         raise SignalError(f"{samples} samples are less than one window of {length}")
     if known is None:
         known = torch.ones(samples, dtype=torch.bool)
@@ -81,8 +83,7 @@ def cut_windows(
     padded = torch.cat([before, recording], -1)
     heard = torch.cat([torch.zeros(lead, dtype=torch.bool), known])
     signals, masks, counts = [], [], []
-    for i in range(number):
-        start = i * length
+    for start in range(0, samples - length + 1, hop):
         signals.append(padded[:, start : start + lead + length])
         mask = heard[start : start + lead + length].clone()
         mask[:lead] = False

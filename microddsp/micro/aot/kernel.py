@@ -136,9 +136,11 @@ def _written_names(func: tirx.PrimFunc) -> set[str]:
     import tvm_ffi
 
     found: set[str] = set()
-    tvm_ffi.structural_walk(
-        func.body, (tirx.BufferStore, lambda s: found.add(s.buffer.name) or None), order="post"
-    )
+
+    def note(store: tirx.BufferStore) -> None:
+        found.add(store.buffer.name)
+
+    tvm_ffi.structural_walk(func.body, (tirx.BufferStore, note), order="post")
     return found
 
 

@@ -202,13 +202,9 @@ class _Builder:
             self.program.kernels.append(kernel)
         kernel = self.kernels[func_name]
         types = list(var.ty.fields) if isinstance(var.ty, relax.TupleType) else [var.ty]
-        made = [
-            self.targets.get((var, i)) or self._temporary(ty) for i, ty in enumerate(types)
-        ]
+        made = [self.targets.get((var, i)) or self._temporary(ty) for i, ty in enumerate(types)]
         self.places[var] = made
-        scratch = [
-            self._new(Place("arena", "", p.dtype, (p.elements,))) for p in kernel.scratch
-        ]
+        scratch = [self._new(Place("arena", "", p.dtype, (p.elements,))) for p in kernel.scratch]
         arguments = [p for arg in call.args[1].fields for p in self._resolve(arg)]
         self.program.calls.append(Call(kernel, (*arguments, *made, *scratch)))
 

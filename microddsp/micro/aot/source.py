@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -46,9 +45,7 @@ class StateMember:
         return int(self.initial.size)
 
 
-def render(
-    program: Program, signature: Signature, states: Sequence[StateMember]
-) -> dict[str, str]:
+def render(program: Program, signature: Signature, states: Sequence[StateMember]) -> dict[str, str]:
     """`{"name.h": ..., "name.c": ...}`; the same model always gives the same bytes."""
     name = signature.name
     values: dict[str, Any] = {
@@ -74,7 +71,9 @@ def render(
         "checked": [s for s in states if s.recursive and _is_float(s)],
     }
     values["constants"] += [
-        _table(Place("constant", f"{s.name}_start", str(s.initial.dtype), s.initial.shape), s.initial)
+        _table(
+            Place("constant", f"{s.name}_start", str(s.initial.dtype), s.initial.shape), s.initial
+        )
         for s in states
         if s.initial.any()
     ]
@@ -187,9 +186,7 @@ def _table(place: Place, value: np.ndarray) -> dict[str, Any]:
 
 def _helpers(program: Program, name: str) -> list[str]:
     text = "".join(k.text for k in program.kernels)
-    return [
-        body.format(name=name) for helper, body in _HELPERS.items() if f"{helper}(" in text
-    ]
+    return [body.format(name=name) for helper, body in _HELPERS.items() if f"{helper}(" in text]
 
 
 def _own_names(text: str, name: str) -> str:
@@ -213,9 +210,7 @@ def _body(program: Program, name: str, several: bool) -> list[str]:
             nbytes = call.arguments[1].nbytes
             lines.append(f"(void)memcpy({target}, {made}, {nbytes}u);")
         else:
-            arguments = ", ".join(
-                _pointer(p, program, name, several) for p in call.arguments
-            )
+            arguments = ", ".join(_pointer(p, program, name, several) for p in call.arguments)
             lines.append(f"{call.kernel.name}({arguments});")
     return lines
 

@@ -69,12 +69,12 @@ class HostLibrary:
         Raises:
             SignalError: A state became NaN or infinite; it was reset.
         """
-        outputs = [np.zeros(o.shape, "uint8" if o.dtype == "bool" else o.dtype)
-                   for o in self.signature.outputs]
+        outputs = [
+            np.zeros(o.shape, "uint8" if o.dtype == "bool" else o.dtype)
+            for o in self.signature.outputs
+        ]
         self._check(
-            self._library.shim_process(
-                _aligned(self._self), _pointers(inputs), _pointers(outputs)
-            )
+            self._library.shim_process(_aligned(self._self), _pointers(inputs), _pointers(outputs))
         )
         return [
             out.astype(bool) if spec.dtype == "bool" else out

@@ -14,6 +14,18 @@ _KEYWORDS = frozenset(
     "unsigned using virtual void volatile wchar_t while xor xor_eq".split()
 )
 
+# `<name>_t`, a macro, or a file beside the model's own: these names are taken
+_TAKEN = frozenset(
+    "size ssize ptrdiff max_align wchar wint int8 int16 int32 int64 uint8 uint16 uint32 uint64 "
+    "intptr uintptr intmax uintmax float double time clock va_list NULL Makefile app board "
+    "startup port main rpc_server rpc_heap rpc_wire math string stdint stddef stdbool".split()
+)
+
+
+def is_model_name(name: str) -> bool:
+    """Whether `name` can prefix everything of a model, and name its files."""
+    return is_c_name(name) and name not in _TAKEN
+
 
 def is_c_name(name: str) -> bool:
     """Whether `name` can name a thing in generated C that C++ may include."""

@@ -39,9 +39,7 @@ def compile_c(
     """
     command = [find_compiler(target), *target.c_flags, *options]
     command += [*map(str, files), "-o", str(output), *(["-lm"] if "-shared" in options else [])]
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=output.parent, check=False
-    )
+    done = subprocess.run(command, capture_output=True, text=True, cwd=output.parent, check=False)
     if done.returncode != 0:
         raise BoardError(f"{target.compiler} failed:\n{done.stderr.strip()}")
     return output
