@@ -73,7 +73,7 @@ def test_a_fault_on_a_small_core_is_an_error_too(probe: Maker) -> None:
         assert board.run(ONES)[0, 0] == 1.0
 
 
-@pytest.mark.parametrize("board", ["mps2-an385", "mps2-an386", "mps2-an500", "mps2-an505"])
+@pytest.mark.parametrize("board", ["mps2-an385", "mps2-an386", "mps2-an505", "mps3-an547"])
 def test_a_stack_that_overflows_is_an_error(probe: Maker, board: str) -> None:
     with open_board(board, probe(DEEP, target=find_board(board).target), timeout_s=2.0) as session:
         with pytest.raises(LinkError, match="stack overflow"):

@@ -116,6 +116,10 @@ class Link:
         # A failing exec would kill our whole process group: start only what is surely there.
         if not (sys.executable and os.access(sys.executable, os.X_OK)):
             raise BoardError("this Python has no executable to start the bridge with")
+        with signals_held_back():
+            self._open(command, timeout_s)
+
+    def _open(self, command: list[str], timeout_s: float) -> None:
         import tvm
         from tvm.rpc.client import RPCSession
 

@@ -30,7 +30,12 @@ enum rpc_type {
 };
 
 /* Element kinds of tensors (DLDataTypeCode). */
-enum rpc_dtype_code { RPC_DTYPE_INT = 0, RPC_DTYPE_UINT = 1, RPC_DTYPE_FLOAT = 2, RPC_DTYPE_BOOL = 6 };
+enum rpc_dtype_code {
+    RPC_DTYPE_INT = 0,
+    RPC_DTYPE_UINT = 1,
+    RPC_DTYPE_FLOAT = 2,
+    RPC_DTYPE_BOOL = 6
+};
 
 typedef struct rpc_device {
     int32_t type;
