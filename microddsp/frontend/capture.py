@@ -30,6 +30,17 @@ from microddsp.frontend.time_axis import stream_axes
 from microddsp.relax_ops.registry import register_all
 from microddsp.signature import OutputStructure, TensorSpec
 
+# What TVM's importer raises for operators or arguments that it does not take.
+_IMPORT_ERRORS = (
+    RuntimeError,
+    TypeError,
+    ValueError,
+    AssertionError,
+    KeyError,
+    AttributeError,
+    IndexError,
+)
+
 
 @dataclass(frozen=True, slots=True)
 class StateSpec:
@@ -88,7 +99,8 @@ def capture(
     return Capture(
         module=imported,
         inputs=tuple(
-            TensorSpec(name, tuple(x.shape), _dtype(x)) for name, x in zip(names, inputs, strict=True)
+            TensorSpec(name, tuple(x.shape), _dtype(x))
+            for name, x in zip(names, inputs, strict=True)
         ),
         outputs=_outputs(imported, structure, axes),
         states=tuple(_state(state) for state in states),
@@ -189,7 +201,7 @@ def _import(program: torch.export.ExportedProgram) -> tvm.IRModule:
         )
     except MicroddspError:
         raise
-    except (tvm.error.TVMError, ValueError, AssertionError, NotImplementedError, KeyError) as error:
+    except _IMPORT_ERRORS as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise CompileError(f"the module cannot be imported: {first}") from error
 
@@ -214,6 +226,4 @@ def _dtype(x: Tensor) -> str:
 
 
 def _settle(module: torch.nn.Module) -> int:
-    return min(
-        sum(b.settle_samples for b in module.modules() if isinstance(b, Block)), 2**31 - 1
-    )
+    return min(sum(b.settle_samples for b in module.modules() if isinstance(b, Block)), 2**31 - 1)

@@ -65,9 +65,7 @@ _DEVICE_TYPES = {
 
 def _converter(name: str) -> Callable[[fx.Node, Any], Any]:
     def convert(node: fx.Node, importer: Any) -> Any:
-        arguments = [
-            importer.env[arg] if isinstance(arg, fx.Node) else arg for arg in node.args
-        ]
+        arguments = [importer.env[arg] if isinstance(arg, fx.Node) else arg for arg in node.args]
         if name == "causal_conv1d":
             arguments = _with_bias(arguments)
         builder = importer.block_builder
@@ -88,8 +86,57 @@ def _with_bias(arguments: list[Any]) -> list[Any]:
     return [x, weight, bias, state, *rest]
 
 
+def _extreme(reduce: Callable[..., Any]) -> Callable[[fx.Node, Any], Any]:
+    """amax and amin, which the importer lacks."""
+
+    def convert(node: fx.Node, importer: Any) -> Any:
+        x, dims, keep = (*node.args, [], False)[:3] if len(node.args) < 3 else node.args
+        axes = list(dims) or None  # type: ignore[arg-type]
+        return importer.block_builder.emit(
+            reduce(importer.env[x], axis=axes, keepdims=bool(node.kwargs.get("keepdim", keep)))
+        )
+
+    return convert
+
+
+def _pool(name: str) -> Callable[[fx.Node, Any], Any]:
+    """Mean pools of a signal without batch axis, at which the importer fails."""
+
+    def convert(node: fx.Node, importer: Any) -> Any:
+        source, *rest = node.args
+        emit = importer.block_builder.emit
+        x = importer.env[source]
+        batched = x.ty.ndim == 4
+        x = x if batched else emit(relax.op.expand_dims(x, axis=0))
+        if name == "adaptive":
+            y = relax.op.nn.adaptive_avg_pool2d(x, list(rest[0]), layout="NCHW")
+        else:
+            size, stride, padding, ceil_mode, count_padding = (
+                *rest,
+                *(None, [], 0, False, True)[len(rest) :],
+            )[:5]
+            y = relax.op.nn.avg_pool2d(
+                x,
+                pool_size=size,
+                strides=stride or size,
+                padding=padding,
+                ceil_mode=node.kwargs.get("ceil_mode", ceil_mode),
+                count_include_pad=node.kwargs.get("count_include_pad", count_padding),
+                layout="NCHW",
+            )
+        y = emit(y)
+        return y if batched else emit(relax.op.squeeze(y, [0]))
+
+    return convert
+
+
 CONVERTERS: dict[str, Callable[[fx.Node, Any], Any]] = {
     f"{name}.default": _converter(name) for name in _RESULTS
+} | {
+    "amax.default": _extreme(relax.op.max),
+    "amin.default": _extreme(relax.op.min),
+    "avg_pool2d.default": _pool("plain"),
+    "_adaptive_avg_pool2d.default": _pool("adaptive"),
 }
 
 

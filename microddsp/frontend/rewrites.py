@@ -32,8 +32,26 @@ _ARITHMETIC = (
     aten.mul.Scalar,
     aten.div.Scalar,
 )
-_PRODUCTS = (aten.mm.default, aten.bmm.default, aten.addmm.default, aten.matmul.default,
-             aten.convolution.default, aten.baddbmm.default)
+_PRODUCTS = (
+    aten.mm.default,
+    aten.bmm.default,
+    aten.addmm.default,
+    aten.matmul.default,
+    aten.convolution.default,
+    aten.baddbmm.default,
+)
+
+_DIVISIONS = (
+    aten.div.Tensor_mode,
+    aten.remainder.Scalar,
+    aten.remainder.Tensor,
+    aten.fmod.Scalar,
+    aten.fmod.Tensor,
+    aten.floor_divide.default,
+)
+
+_NEGATIONS = (aten.logical_not.default, aten.bitwise_not.default)
+_ANY = (aten.any.default, aten.any.dim, aten.any.dims)
 
 
 def mend(program: torch.export.ExportedProgram) -> None:
@@ -53,6 +71,11 @@ def mend(program: torch.export.ExportedProgram) -> None:
             _negative_index_tensor(program, node)
             _promotion(graph, node)
             _scaled_elu(graph, node)
+            _narrow_division(graph, node)
+            _to_boolean(graph, node)
+            _compared_with_itself(graph, node)
+            _extreme_and_index(graph, node)
+            _boolean_in_words(graph, node)
         reason = _refusal(node)
         if reason:
             refused.append(f"{reason} ({place(node)})")
@@ -70,8 +93,13 @@ def _value(node: Any) -> Tensor | None:
 
 
 def _new(
-    graph: fx.Graph, like: fx.Node, target: Callable[..., Any], args: tuple[Any, ...],
-    kwargs: dict[str, Any] | None = None, *, value: Any = None,
+    graph: fx.Graph,
+    like: fx.Node,
+    target: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None = None,
+    *,
+    value: Any = None,
 ) -> fx.Node:
     made = graph.call_function(target, args, kwargs or {})
     made.meta = {**like.meta, "val": value if value is not None else like.meta.get("val")}
@@ -144,8 +172,14 @@ def _promotion(graph: fx.Graph, node: fx.Node) -> None:
     for argument in node.all_input_nodes:
         value = _value(argument)
         if value is not None and value.dtype != result.dtype:
-            cast = _new(graph, node, aten._to_copy.default, (argument,), {"dtype": result.dtype},
-                        value=value.to(result.dtype))
+            cast = _new(
+                graph,
+                node,
+                aten._to_copy.default,
+                (argument,),
+                {"dtype": result.dtype},
+                value=value.to(result.dtype),
+            )
             node.replace_input_with(argument, cast)
     if not result.is_floating_point():
         return
@@ -156,11 +190,9 @@ def _scaled_elu(graph: fx.Graph, node: fx.Node) -> None:
     """elu drops its scales (SELU): written as the choice that it is."""
     if node.target is not aten.elu.default:
         return
-    x, alpha, scale, input_scale = (*node.args, 1.0, 1.0, 1.0)[:4] if len(node.args) < 4 else (
-        node.args
-    )
-    if len(node.args) == 1:
-        alpha, scale, input_scale = 1.0, 1.0, 1.0
+    x = node.args[0]
+    given: list[Any] = list(node.args[1:])
+    alpha, scale, input_scale = (*given, 1.0, 1.0, 1.0)[:3]
     value = _value(node)
     assert value is not None
     scaled = _new(graph, node, aten.mul.Tensor, (x, input_scale))
@@ -171,6 +203,94 @@ def _scaled_elu(graph: fx.Graph, node: fx.Node) -> None:
     positive = _new(graph, node, aten.gt.Scalar, (x, 0), value=value > 0)
     chosen = _new(graph, node, aten.where.self, (positive, above, below))
     node.replace_all_uses_with(chosen)
+
+
+def _narrow_division(graph: fx.Graph, node: fx.Node) -> None:
+    """Divisions of short integers by a number fail: done in 32 bits, which is exact."""
+    result = _value(node)
+    if node.target not in _DIVISIONS or result is None or result.is_floating_point():
+        return
+    wide = torch.int64 if result.dtype == torch.int64 else torch.int32
+    arguments = [_cast(graph, node, a, wide) if _value(a) is not None else a for a in node.args]
+    quotient = _new(
+        graph,
+        node,
+        node.target,
+        tuple(arguments),  # type: ignore[arg-type]
+        dict(node.kwargs),
+        value=result.to(wide),
+    )
+    node.replace_all_uses_with(_cast(graph, node, quotient, result.dtype))
+
+
+def _cast(graph: fx.Graph, like: fx.Node, x: Any, dtype: torch.dtype) -> fx.Node:
+    value = _value(x)
+    assert value is not None
+    if value.dtype == dtype:
+        return x  # type: ignore[no-any-return]
+    return _new(graph, like, aten._to_copy.default, (x,), {"dtype": dtype}, value=value.to(dtype))
+
+
+def _to_boolean(graph: fx.Graph, node: fx.Node) -> None:
+    """A cast to bool truncates in C where bool is a byte: a comparison does not."""
+    if node.target is not aten._to_copy.default or node.kwargs.get("dtype") != torch.bool:
+        return
+    source = _value(node.args[0])
+    if source is None or source.dtype == torch.bool:
+        return
+    node.replace_all_uses_with(_new(graph, node, aten.ne.Scalar, (node.args[0], 0)))
+
+
+def _compared_with_itself(graph: fx.Graph, node: fx.Node) -> None:
+    """x != x asks for NaN, and TVM's simplifier knows none: asked by name."""
+    if node.target not in (aten.ne.Tensor, aten.eq.Tensor) or node.args[0] is not node.args[1]:
+        return
+    value = _value(node.args[0])
+    if value is None or not value.is_floating_point():
+        return
+    answer = _new(graph, node, aten.isnan.default, (node.args[0],))
+    if node.target is aten.eq.Tensor:
+        answer = _new(graph, node, aten.logical_not.default, (answer,))
+    node.replace_all_uses_with(answer)
+
+
+def _extreme_and_index(graph: fx.Graph, node: fx.Node) -> None:
+    """max(dim) is imported as a sort, which has no kernel: values and indices on their own."""
+    if node.target not in (aten.max.dim, aten.min.dim):
+        return
+    x, dim, keep = (*node.args, False)[:3]
+    greatest = node.target is aten.max.dim
+    for user in list(node.users):
+        if user.target is not operator.getitem:
+            continue
+        with graph.inserting_before(user):
+            if user.args[1] == 0:
+                target = aten.amax.default if greatest else aten.amin.default
+                made = _new(graph, user, target, (x, [dim], keep))
+            else:
+                target = aten.argmax.default if greatest else aten.argmin.default
+                made = _new(graph, user, target, (x, dim, keep))
+        user.replace_all_uses_with(made)
+
+
+def _boolean_in_words(graph: fx.Graph, node: fx.Node) -> None:
+    """Negation and any() are printed with C++'s `bool`: as comparisons of integers they are C."""
+    source, result = _value(node.args[0]) if node.args else None, _value(node)
+    if node.target not in (*_NEGATIONS, *_ANY) or source is None or result is None:
+        return
+    if result.dtype != torch.bool:
+        return
+    x = node.args[0]
+    if source.dtype != torch.bool:
+        x = _new(graph, node, aten.ne.Scalar, (x, 0), value=source != 0)
+    x = _cast(graph, node, x, torch.int32)
+    if node.target in _NEGATIONS:
+        node.replace_all_uses_with(_new(graph, node, aten.lt.Scalar, (x, 1)))
+        return
+    dims, keep = (*node.args[1:], *([], False)[len(node.args) - 1 :])[:2]
+    dims = [dims] if isinstance(dims, int) else list(dims or [])  # type: ignore[call-overload]
+    most = _new(graph, node, aten.amax.default, (x, dims, keep), value=result.to(torch.int32))
+    node.replace_all_uses_with(_new(graph, node, aten.gt.Scalar, (most, 0)))
 
 
 def _refusal(node: fx.Node) -> str:

@@ -32,9 +32,7 @@ _BY_DIM = {
 }
 
 
-def stream_axes(
-    program: torch.export.ExportedProgram, states: Sequence[State]
-) -> list[int | None]:
+def stream_axes(program: torch.export.ExportedProgram, states: Sequence[State]) -> list[int | None]:
     """The axis along which each output continues from block to block.
 
     Raises:
@@ -142,8 +140,12 @@ def _time(node: fx.Node, sources: Sequence[fx.Node], kinds: dict[fx.Node, str]) 
         weight = _shape(node.args[1])  # type: ignore[arg-type]
         if weight[2:] == (1,) and shape[-1] == samples:
             return TIME
-    if node.target in (aten.unsqueeze.default, aten.squeeze.dims, aten.view.default,
-                       aten.reshape.default) and shape and shape[-1] == samples:
+    if (
+        node.target
+        in (aten.unsqueeze.default, aten.squeeze.dims, aten.view.default, aten.reshape.default)
+        and shape
+        and shape[-1] == samples
+    ):
         return TIME
     raise _mixes(node, "looks along time")
 
