@@ -36,7 +36,7 @@ def compile(
     input: Input | Mapping[str, Input] | None = None,
     taps: Sequence[str] = (),
     budget: Mapping[str, int] | None = None,
-    unroll: int = 2,
+    unroll: int | None = None,
 ) -> CompiledModel:
     """Compile a whole pipeline, raw samples to answer, into streaming C.
 
@@ -48,7 +48,8 @@ def compile(
         input: What the device delivers, for all inputs or by input name.
         taps: Module paths of inner blocks whose outputs become outputs too.
         budget: Limits in bytes for "flash", "ram" (state + arena) and "stack".
-        unroll: Samples per loop pass; two lets filter states swap registers.
+        unroll: Samples per pass of a sample loop; None chooses two, or four where there is little
+            state.
 
     Raises:
         CompileError: Something in the module cannot be compiled; says where and what to do.

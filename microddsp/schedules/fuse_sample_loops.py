@@ -48,14 +48,14 @@ _BINARY: dict[str, Callable[[Expr, Expr], Expr]] = {
 class FuseSampleLoops:
     """Fuse along time: filters, gains, rectifiers, envelopes and counters share one loop."""
 
-    def __init__(self, unroll: int = 2) -> None:
+    def __init__(self, unroll: int | None = None) -> None:
         self.unroll = unroll
 
     def transform_module(self, mod: IRModule, _ctx: PassContext) -> IRModule:
         return _rewrite(mod, self.unroll)
 
 
-def _rewrite(mod: IRModule, unroll: int) -> IRModule:
+def _rewrite(mod: IRModule, unroll: int | None) -> IRModule:
     main = mod["main"]
     bindings = [b for block in main.body.blocks for b in block.bindings]
     groups = group(bindings)
@@ -159,7 +159,7 @@ def _emit_loop(
     wanted: list[relax.Var],
     items: dict[relax.Var, tuple[relax.Var, int]],
     value_of: Callable[[relax.Expr], relax.Expr],
-    unroll: int,
+    unroll: int | None,
 ) -> dict[relax.Var, relax.Expr]:
     """Build the function of one group and call it; returns what each wanted variable became."""
     loop = SampleLoop(*g.shape)

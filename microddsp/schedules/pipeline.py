@@ -12,7 +12,7 @@ from microddsp.schedules.kernels import ScheduleKernels
 VIEWS = ("relax.reshape", "relax.expand_dims", "relax.squeeze", "relax.flatten")
 
 
-def pipeline(*, unroll: int = 2) -> tvm.transform.Pass:
+def pipeline(*, unroll: int | None = None) -> tvm.transform.Pass:
     """Sample loops first: ordinary fusion does not know time and would split them.
 
     AnnotateTIROpPattern must run before FuseOps, which else fuses nothing, silently.

@@ -132,8 +132,12 @@ class SampleLoop:
         self._signals.append((signal, target))
         return target
 
-    def build(self, name: str, outputs: Sequence[Tensor], *, unroll: int) -> tirx.PrimFunc:
-        """The TIR function: parameters are the inputs, then `outputs` in the given order."""
+    def build(self, name: str, outputs: Sequence[Tensor], *, unroll: int | None) -> tirx.PrimFunc:
+        """The TIR function: parameters are the inputs, then `outputs` in the given order.
+
+        `unroll` samples share a pass of the loop; None chooses.
+        """
+        unroll = self._unroll() if unroll is None else unroll
         if self.samples % unroll:
             unroll = 1
         names = [t.name for t in outputs]
@@ -156,6 +160,12 @@ class SampleLoop:
                 with T.serial(0, self.channels) as c:
                     self._channel(c, buffers, unroll)
         return builder.get()
+
+    def _unroll(self) -> int:
+        """Two samples let filter states swap registers; four where there is little state, since
+        there the loop itself is what costs."""
+        little = sum(len(s.leaves) for s in self._states) <= 2
+        return 4 if little and self.samples % 4 == 0 else 2
 
     def _channel(self, c: Value | int, buffers: dict[str, tirx.Buffer], unroll: int) -> None:
         floats = sum(len(s.leaves) for s in self._states)
