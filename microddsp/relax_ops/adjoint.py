@@ -45,11 +45,10 @@ def differentiate(step: Step) -> Adjoint:
     needed = _Needed(saved, order)
     for expr in reversed(order):
         if id(expr) in cotangent and expr.op in _RULES:
-            for arg, value in zip(
-                expr.args, _RULES[expr.op](expr, cotangent[id(expr)], needed), strict=True
-            ):
-                if value is not None:
-                    add(arg, value)
+            shares = _RULES[expr.op](expr, cotangent[id(expr)], needed)
+            for arg, share in zip(expr.args, shares, strict=True):
+                if share is not None:
+                    add(arg, share)
     zero = constant(0.0)
 
     def gradients(leaves: tuple[Expr, ...]) -> tuple[Expr, ...]:
@@ -65,6 +64,13 @@ def differentiate(step: Step) -> Adjoint:
         param_gradients=gradients(step.params),
         state_gradients=gradients(step.states),
     )
+
+
+def reads_output(adjoint: Adjoint) -> bool:
+    """Whether the backward recursion needs what the forward pass gave out."""
+    results = (*adjoint.input_gradients, *adjoint.param_gradients, *adjoint.state_gradients)
+    outputs = {id(y) for y in adjoint.outputs}
+    return any(id(expr) in outputs for expr in in_order(results))
 
 
 class _Saved:
@@ -88,20 +94,24 @@ class _Saved:
             return self._known.get(id(expr), expr)
         if id(expr) in self._states:
             return None
-        args = [self.free(arg) for arg in expr.args]
-        if any(arg is None for arg in args):
-            return None
-        self._known[id(expr)] = Expr(expr.op, tuple(a for a in args if a is not None))
+        args: list[Expr] = []
+        for arg in expr.args:
+            value = self.free(arg)
+            if value is None:
+                return None
+            args.append(value)
+        self._known[id(expr)] = Expr(expr.op, tuple(args))
         return self._known[id(expr)]
 
     def get(self, expr: Expr) -> Expr:
         """The value, put on the tape if there is no other way."""
-        found = self.free(expr)
-        if found is None:
-            found = leaf(f"tape{len(self.tape)}")
-            self.taped.append(expr)
-            self.tape.append(found)
-            self._known[id(expr)] = found
+        known = self.free(expr)
+        if known is not None:
+            return known
+        found = leaf(f"tape{len(self.tape)}")
+        self.taped.append(expr)
+        self.tape.append(found)
+        self._known[id(expr)] = found
         return found
 
 
@@ -167,9 +177,7 @@ _RULES: dict[str, _Rule] = {
     "div": _quotient,
     "select": _choice,
     # the derivative of |x| at zero is zero
-    "abs": lambda e, g, at: (
-        select(at(e.args[0]) > 0.0, g, select(at(e.args[0]) < 0.0, -g, 0.0)),
-    ),
+    "abs": lambda e, g, at: (select(at(e.args[0]) > 0.0, g, select(at(e.args[0]) < 0.0, -g, 0.0)),),
     "sqrt": lambda e, g, at: (g / (at(e) * 2.0),),
     "exp": lambda e, g, at: (g * at(e),),
     "log": lambda e, g, at: (g / at(e.args[0]),),

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from microddsp.errors import ParameterError, SignalError
+from microddsp.relax_ops.torch_operator import traced, transformed
 
 if TYPE_CHECKING:
     from tvm import tirx
@@ -134,10 +135,10 @@ def _compiled(dtype: str) -> Callable[..., None]:
     return found
 
 
-@torch.library.custom_op("microddsp::event_counter", mutates_args=())
-def _event_counter(
+def _run(
     x: Tensor, thresholds: Tensor, state: Tensor, refractory_samples: int
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """The compiled machine on the CPU, the plain one elsewhere."""
     if x.device.type != "cpu" or not x.numel():
         return _plain(x, thresholds, state, refractory_samples)
     samples = x.shape[-1]
@@ -174,6 +175,9 @@ def _plain(
     signal = torch.stack(events, -1) if events else x.clone()
     following = torch.stack([armed, wait, count], -1)
     return following[..., 2:].clone(), signal, following
+
+
+_event_counter = torch.library.custom_op("microddsp::event_counter", _run, mutates_args=())
 
 
 @_event_counter.register_fake
@@ -230,6 +234,9 @@ def event_counter(
             f"the state is int32 {(*x.shape[:-1], 3)}, got {tuple(state.shape)} of {state.dtype}",
             where=where,
         )
-    return torch.ops.microddsp.event_counter(  # type: ignore[no-any-return]
-        x.detach(), thresholds.detach(), state, refractory_samples
-    )
+    x, thresholds = x.detach(), thresholds.detach()
+    if traced(x, thresholds, state):
+        return torch.ops.microddsp.event_counter(x, thresholds, state, refractory_samples)
+    if transformed():
+        return _plain(x, thresholds, state, refractory_samples)
+    return _run(x, thresholds, state, refractory_samples)

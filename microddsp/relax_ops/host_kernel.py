@@ -15,7 +15,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from microddsp.relax_ops.adjoint import Adjoint
+from microddsp.relax_ops.adjoint import Adjoint, reads_output
 from microddsp.relax_ops.expression import Expr, Step, in_order
 
 TILE = 8
@@ -32,9 +32,9 @@ class _Kernel:
     def rows_of(self, name: str, columns: Any) -> tirx.Buffer:
         return T.arg(name, tirx.decl_buffer((self.rows, columns), self.dtype, name))
 
-    def tape_of(self, name: str, count: int) -> tirx.Buffer:
+    def tape_of(self, count: int) -> tirx.Buffer:
         shape = (count, self.rows, self.samples)
-        return T.arg(name, tirx.decl_buffer(shape, self.dtype, name))
+        return T.arg("tape", tirx.decl_buffer(shape, self.dtype, "tape"))
 
     def local(self, *shape: int) -> tirx.Buffer:
         return T.alloc_buffer((*(max(n, 1) for n in shape), self.lanes), self.dtype, scope="local")
@@ -46,44 +46,63 @@ class _Kernel:
             with T.vectorized(0, self.lanes) as lane:
                 body(lane)
 
+    # Once per block of rows, so plain loops: unrolled ones took longer to build, not less to run.
     def load_columns(self, local: tirx.Buffer, source: tirx.Buffer, row: Any, count: int) -> None:
-        for i in range(count):
-            with T.unroll(0, self.lanes) as lane:
-                T.buffer_store(local, source[row + lane, i], [i, lane])
+        with T.serial(0, count) as i, T.serial(0, self.lanes) as lane:
+            T.buffer_store(local, source[row + lane, i], [i, lane])
 
     def store_columns(self, target: tirx.Buffer, local: tirx.Buffer, row: Any, count: int) -> None:
-        for i in range(count):
-            with T.unroll(0, self.lanes) as lane:
-                T.buffer_store(target, local[i, lane], [row + lane, i])
+        with T.serial(0, count) as i, T.serial(0, self.lanes) as lane:
+            T.buffer_store(target, local[i, lane], [row + lane, i])
 
-    def tile(self, start: Any, move: Callable[[Any, Any], None]) -> None:
+    def read_tile(
+        self, local: tirx.Buffer, source: tirx.Buffer, row: Any, start: Any, *at: int
+    ) -> None:
+        """`local[*at, t, lane]` from `source[*at, row + lane, start + t]`."""
+
+        def move(lane: Any, t: Any) -> None:
+            T.buffer_store(local, source[(*at, row + lane, start + t)], [*at, t, lane])
+
+        self._tile(start, move)
+
+    def write_tile(
+        self, target: tirx.Buffer, local: tirx.Buffer, row: Any, start: Any, *at: int
+    ) -> None:
+        """The way back of `read_tile`."""
+
+        def move(lane: Any, t: Any) -> None:
+            T.buffer_store(target, local[(*at, t, lane)], [*at, row + lane, start + t])
+
+        self._tile(start, move)
+
+    def _tile(self, start: Any, move: Callable[[Any, Any], None]) -> None:
         """`move(lane, t)` for every lane and sample of a tile; the last tile may be short."""
-
-        def all_of(guarded: bool) -> None:
-            with T.unroll(0, self.lanes) as lane, T.unroll(0, TILE) as t:
-                if guarded:
-                    with T.If(start + t < self.samples), T.Then():
-                        move(lane, t)
-                else:
-                    move(lane, t)
-
         with T.If(start + TILE <= self.samples):
-            with T.Then():
-                all_of(False)
-            with T.Else():
-                all_of(True)
+            with T.Then(), T.serial(0, self.lanes) as lane, T.vectorized(0, TILE) as t:
+                move(lane, t)
+            with (
+                T.Else(),
+                T.serial(0, self.samples - start) as t,
+                T.serial(0, self.lanes) as lane,
+            ):
+                move(lane, t)
 
     def emit(self, roots: Sequence[Expr], values: dict[int, Any]) -> list[Any]:
         """Expressions as lane values, each bound once."""
         for expr in in_order(roots):
             if id(expr) in values:
                 continue
+            args = [values[id(arg)] for arg in expr.args]
             if expr.op == "const":
                 values[id(expr)] = tirx.FloatImm(self.dtype, expr.value)
-                continue
-            args = [values[id(arg)] for arg in expr.args]
-            built = _OPERATIONS[expr.op](*args)
-            values[id(expr)] = built if expr.op in ("lt", "gt", "and") else T.bind(built)
+            elif expr.op in ("lt", "gt", "and"):
+                values[id(expr)] = _OPERATIONS[expr.op](*args)
+            elif expr.op == "neg":
+                values[id(expr)] = T.bind(tirx.Sub(tirx.FloatImm(self.dtype, 0.0), *args))
+            elif expr.op == "to_float":
+                values[id(expr)] = T.bind(tirx.Cast(self.dtype, *args))
+            else:
+                values[id(expr)] = T.bind(_OPERATIONS[expr.op](*args))
         return [values[id(root)] for root in roots]
 
 
@@ -95,7 +114,6 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "lt": tirx.LT,
     "gt": tirx.GT,
     "and": tirx.And,
-    "neg": lambda a: tirx.Sub(tirx.FloatImm(str(a.ty.dtype).split("x")[0], 0.0), a),
     "abs": tirx.abs,
     "sqrt": tirx.sqrt,
     "exp": tirx.exp,
@@ -104,7 +122,6 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "cos": tirx.cos,
     "tanh": tirx.tanh,
     "select": tirx.Select,
-    "to_float": lambda a: a,
 }
 
 
@@ -122,7 +139,7 @@ def forward(step: Step, adjoint: Adjoint | None, lanes: int, dtype: str) -> tirx
         x = k.rows_of("x", k.samples)
         parameters, state = k.rows_of("parameters", params), k.rows_of("state", states)
         y = k.rows_of("y", k.samples)
-        tape = k.tape_of("tape", len(taped)) if taped else None
+        tape = k.tape_of(len(taped)) if taped else None
         following = k.rows_of("following", states)
         with T.serial(0, tirx.floordiv(k.rows, lanes)) as block:
             row = block * lanes
@@ -132,7 +149,7 @@ def forward(step: Step, adjoint: Adjoint | None, lanes: int, dtype: str) -> tirx
             k.load_columns(z, state, row, states)
             with T.serial(0, tirx.floordiv(k.samples + TILE - 1, TILE)) as number:
                 start = number * TILE
-                k.tile(start, lambda i, t: T.buffer_store(xt, x[row + i, start + t], [t, i]))
+                k.read_tile(xt, x, row, start)
                 with T.serial(0, tirx.min(TILE, k.samples - start)) as t:
 
                     def sample(i: Any, t: Any = t) -> None:
@@ -147,27 +164,22 @@ def forward(step: Step, adjoint: Adjoint | None, lanes: int, dtype: str) -> tirx
                             T.buffer_store(tt, done[1 + states + j], [j, t, i])
 
                     k.each_lane(sample)
-                k.tile(start, lambda i, t: T.buffer_store(y, yt[t, i], [row + i, start + t]))
+                k.write_tile(y, yt, row, start)
                 for j in range(len(taped)):
-                    k.tile(
-                        start,
-                        lambda i, t, j=j: T.buffer_store(
-                            tape, tt[j, t, i], [j, row + i, start + t]
-                        ),
-                    )
+                    k.write_tile(tape, tt, row, start, j)
             k.store_columns(following, z, row, states)
     return builder.get().with_attr("global_symbol", "taped" if adjoint else "forward")
 
 
 def backward(step: Step, adjoint: Adjoint, lanes: int, dtype: str) -> tirx.PrimFunc:
-    """`(x, parameters, y, [tape,] gy, gstate, gx, gparameters, gstate0)`, shapes as `forward`."""
+    """`(x, parameters, [y,] [tape,] gy, gstate, gx, gparameters, gstate0)`, shapes as `forward`."""
     k = _Kernel(lanes, dtype)
     params, states, tapes = len(step.params), len(step.states), len(adjoint.tape)
     with IRBuilder() as builder, T.prim_func():
         T.func_name("backward")
         x, parameters = k.rows_of("x", k.samples), k.rows_of("parameters", params)
-        y = k.rows_of("y", k.samples)
-        tape = k.tape_of("tape", tapes) if tapes else None
+        y = k.rows_of("y", k.samples) if reads_output(adjoint) else None
+        tape = k.tape_of(tapes) if tapes else None
         gy, gnext = k.rows_of("gy", k.samples), k.rows_of("gnext", states)
         gx, gparams = k.rows_of("gx", k.samples), k.rows_of("gparams", params)
         gstate = k.rows_of("gstate", states)
@@ -177,26 +189,17 @@ def backward(step: Step, adjoint: Adjoint, lanes: int, dtype: str) -> tirx.PrimF
             xt, yt, gt, tt = k.local(TILE), k.local(TILE), k.local(TILE), k.local(tapes, TILE)
             k.load_columns(p, parameters, row, params)
             k.load_columns(g, gnext, row, states)
-            zero = tirx.FloatImm(dtype, 0.0)
-            for j in range(params):
-                k.each_lane(lambda i, j=j: T.buffer_store(total, zero, [j, i]))
+            with T.serial(0, params) as j, T.serial(0, lanes) as i:
+                T.buffer_store(total, tirx.FloatImm(dtype, 0.0), [j, i])
             tiles = tirx.floordiv(k.samples + TILE - 1, TILE)
             with T.serial(0, tiles) as number:
                 start = (tiles - 1 - number) * TILE
-                for local, source in ((xt, x), (yt, y), (gt, gy)):
-                    k.tile(
-                        start,
-                        lambda i, t, local=local, source=source: T.buffer_store(
-                            local, source[row + i, start + t], [t, i]
-                        ),
-                    )
+                k.read_tile(xt, x, row, start)
+                k.read_tile(gt, gy, row, start)
+                if y is not None:
+                    k.read_tile(yt, y, row, start)
                 for j in range(tapes):
-                    k.tile(
-                        start,
-                        lambda i, t, j=j: T.buffer_store(
-                            tt, tape[j, row + i, start + t], [j, t, i]
-                        ),
-                    )
+                    k.read_tile(tt, tape, row, start, j)
                 count = tirx.min(TILE, k.samples - start)
                 with T.serial(0, count) as back:
                     t = count - 1 - back
@@ -204,8 +207,9 @@ def backward(step: Step, adjoint: Adjoint, lanes: int, dtype: str) -> tirx.PrimF
                     def sample(i: Any, t: Any = t) -> None:
                         values = {id(v): p[j, i] for j, v in enumerate(step.params)}
                         values[id(step.inputs[0])] = T.bind(xt[t, i])
-                        values[id(adjoint.outputs[0])] = T.bind(yt[t, i])
                         values[id(adjoint.output_cotangents[0])] = T.bind(gt[t, i])
+                        if y is not None:
+                            values[id(adjoint.outputs[0])] = T.bind(yt[t, i])
                         for j, v in enumerate(adjoint.tape):
                             values[id(v)] = T.bind(tt[j, t, i])
                         for j, v in enumerate(adjoint.state_cotangents):
@@ -225,7 +229,7 @@ def backward(step: Step, adjoint: Adjoint, lanes: int, dtype: str) -> tirx.PrimF
                             T.buffer_store(total, total[j, i] + done[1 + states + j], [j, i])
 
                     k.each_lane(sample)
-                k.tile(start, lambda i, t: T.buffer_store(gx, gt[t, i], [row + i, start + t]))
+                k.write_tile(gx, gt, row, start)
             k.store_columns(gparams, total, row, params)
             k.store_columns(gstate, g, row, states)
     return builder.get().with_attr("global_symbol", "backward")

@@ -23,19 +23,32 @@ from microddsp.relax_ops.adjoint import differentiate
 from microddsp.relax_ops.expression import Step, in_order
 
 # What a kernel depends on besides the step itself.
-_SOURCES = ("expression.py", "adjoint.py", "host_kernel.py", "event_counter.py")
+_SOURCES = (
+    "expression.py",
+    "adjoint.py",
+    "host_kernel.py",
+    "event_counter.py",
+    "kernel_cache.py",
+)
+_DIGEST = hashlib.sha256().digest_size
 
 
 def cache_folder() -> Path:
     """The user's kernel folder, mode 0700; MICRODDSP_CACHE_DIR overrides where it lies.
 
     Raises:
-        MicroddspError: The folder belongs to somebody else or is open to others.
+        MicroddspError: The folder cannot be made, belongs to somebody else or is open to others.
     """
     given = os.environ.get("MICRODDSP_CACHE_DIR")
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = Path(given) if given else base / "microddsp"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise MicroddspError(
+            f"the kernel cache {folder} cannot be made: {error.strerror}",
+            hint="set MICRODDSP_CACHE_DIR to a folder of your own",
+        ) from error
     info = folder.stat()
     if info.st_uid != os.getuid() or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise MicroddspError(
@@ -55,15 +68,24 @@ def load(key: str, build: Callable[[], Any]) -> Any:
     _load_runtime()
     folder = cache_folder()
     path = folder / f"{key}.so"
-    if path.exists():
-        try:
-            return tvm_ffi.load_module(str(path))
-        except (RuntimeError, OSError) as error:
-            warnings.warn(f"kernel {path.name} cannot be loaded and is rebuilt: {error}",
-                          stacklevel=2)
-    with _locked(folder):
-        _compile(build(), path)
+    if not _intact(path):
+        with _locked(folder):
+            # somebody else may have built it while this process waited for the lock
+            if not _intact(path):
+                if path.exists():
+                    warnings.warn(f"kernel {path.name} is damaged and is rebuilt", stacklevel=2)
+                _compile(build(), path)
     return tvm_ffi.load_module(str(path))
+
+
+def _intact(path: Path) -> bool:
+    """Whether the file ends with the digest of the rest: the system's loader may crash on half a
+    library."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return False
+    return hashlib.sha256(content[:-_DIGEST]).digest() == content[-_DIGEST:]
 
 
 @cache
@@ -79,11 +101,14 @@ def _compile(mod: Any, path: Path) -> None:
     import tvm
 
     cpu = tvm.get_global_func("target.llvm_get_system_cpu")()
-    library = tvm.compile(mod, target={"kind": "llvm", "mcpu": cpu})
+    # Lanes and tiles are vectors in the TIR already: higher levels only took longer to build.
+    library = tvm.compile(mod, target={"kind": "llvm", "mcpu": cpu, "opt-level": 1})
     # written beside its place and renamed: a reader sees a whole file or none
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
         library.export_library(str(made))
+        with made.open("ab") as file:
+            file.write(hashlib.sha256(made.read_bytes()).digest())
         os.replace(made, path)
 
 

@@ -25,7 +25,6 @@ _OPERATIONS: dict[str, Callable[..., Tensor]] = {
     "sin": torch.sin,
     "cos": torch.cos,
     "tanh": torch.tanh,
-    "to_float": lambda a: a,
     "select": torch.where,
 }
 
@@ -54,6 +53,8 @@ def run(step: Step, x: Tensor, parameters: Tensor, state: Tensor) -> tuple[Tenso
                 continue
             if expr.op == "const":
                 values[id(expr)] = x.new_tensor(expr.value)
+            elif expr.op == "to_float":
+                values[id(expr)] = values[id(expr.args[0])].to(x.dtype)
             else:
                 values[id(expr)] = _OPERATIONS[expr.op](*(values[id(a)] for a in expr.args))
         outputs.append(values[id(step.outputs[0])].expand_as(sample))

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from microddsp.errors import SignalError
 from microddsp.relax_ops import reference
-from microddsp.relax_ops.adjoint import Adjoint, differentiate
+from microddsp.relax_ops.adjoint import Adjoint, differentiate, reads_output
 from microddsp.relax_ops.kernel_cache import step_kernels
 from microddsp.relax_ops.sample_operator import SAMPLE_OPERATORS, SampleOperator
 
@@ -26,12 +27,11 @@ def _adjoint(name: str, count: int) -> Adjoint:
 class _Rows:
     """A call as rows: batch times channels, padded to a multiple of the lanes."""
 
-    def __init__(self, name: str, x: Tensor, parameters: Tensor, state: Tensor) -> None:
+    def __init__(self, name: str, x: Tensor, parameters: Tensor) -> None:
         operator = SAMPLE_OPERATORS[name]
-        self.name, self.shape, self.state_shape = name, x.shape, state.shape
         self.channels, samples = x.shape[-2], x.shape[-1]
         self.count = math.prod(parameters.shape[-operator.parameter_rank :])
-        self.rows = x.numel() // samples if samples else math.prod(x.shape[:-1])
+        self.rows = x.numel() // samples
         self.lanes = 1 if self.rows == 1 else 4 if self.rows <= 4 else 8
         self.shared = parameters.dim() == operator.parameter_rank
         self.parameter_shape = parameters.shape
@@ -39,23 +39,30 @@ class _Rows:
         batch = self.rows // max(self.channels, 1)
         flat = flat.expand(self.rows, -1) if self.shared else flat.repeat(batch, 1)
         self.parameters = self.pad(flat)
-        self.x = self.pad(x.reshape(self.rows, samples))
+        self.x = self.pad(x)
         self.kernels = step_kernels(name, self.count, self.lanes, _DTYPES[x.dtype])
 
     def pad(self, value: Tensor) -> Tensor:
+        value = value.reshape(self.rows, -1)
         missing = -self.rows % self.lanes
         if missing:
             value = torch.cat([value, value.new_zeros(missing, *value.shape[1:])])
         return value.contiguous()
 
-    def states(self, state: Tensor) -> Tensor:
-        return self.pad(state.reshape(self.rows, -1))
+    def new(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """A tensor to be filled, and the rows a kernel fills: its own memory where no lane is
+        padding. The tensor is no view, so that users may change it in place."""
+        result = self.x.new_empty(like.shape)
+        rows = result.view(self.rows, -1)
+        if self.rows % self.lanes:
+            rows = rows.new_empty(self.x.shape[0], rows.shape[1])
+        return result, rows
 
-    def signal(self, value: Tensor) -> Tensor:
-        return value[: self.rows].reshape(self.shape).contiguous()
-
-    def state(self, value: Tensor) -> Tensor:
-        return value[: self.rows].reshape(self.state_shape).contiguous()
+    def fill(self, result: Tensor, rows: Tensor) -> Tensor:
+        """The tensor of `new` once the kernel has run."""
+        if self.rows % self.lanes:
+            result.view(self.rows, -1).copy_(rows[: self.rows])
+        return result
 
     def gradient(self, value: Tensor) -> Tensor:
         """Gradients of the parameters from those of each row."""
@@ -71,42 +78,49 @@ def _forward(
     """Output, next state and what the backward pass needs."""
     if not x.numel():
         return x.new_empty(x.shape), state.clone(), []
-    rows = _Rows(name, x, parameters, state)
-    y, start = torch.empty_like(rows.x), rows.states(state)
-    following = torch.empty_like(start)
-    tapes = len(_adjoint(name, rows.count).tape) if taped else 0
+    rows = _Rows(name, x, parameters)
+    y, y_rows = rows.new(x)
+    following, following_rows = rows.new(state)
+    adjoint = _adjoint(name, rows.count)
+    tapes = len(adjoint.tape) if taped else 0
     tape = [x.new_empty(tapes, *rows.x.shape)] if tapes else []
     kernel = rows.kernels["taped" if taped else "forward"]
-    kernel(rows.x, rows.parameters, start, y, *tape, following)
-    return rows.signal(y), rows.state(following), [y, *tape]
+    kernel(rows.x, rows.parameters, rows.pad(state), y_rows, *tape, following_rows)
+    rows.fill(y, y_rows)
+    saved = []
+    if taped and reads_output(adjoint):
+        # the result itself, so that torch notices if the user changes it before the backward pass
+        saved.append(y_rows if rows.rows % rows.lanes else y)
+    return y, rows.fill(following, following_rows), saved + tape
 
 
 def _backward(
     name: str,
     x: Tensor,
     parameters: Tensor,
-    state: Tensor,
     saved: list[Tensor],
     gy: Tensor,
     gstate: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     if not x.numel():
         return x.new_empty(x.shape), torch.zeros_like(parameters), gstate.clone()
-    rows = _Rows(name, x, parameters, state)
-    gx, gp = torch.empty_like(rows.x), torch.empty_like(rows.parameters)
-    gnext = rows.states(gstate)
-    gstart = torch.empty_like(gnext)
+    rows = _Rows(name, x, parameters)
+    gx, gx_rows = rows.new(x)
+    gstart, gstart_rows = rows.new(gstate)
+    gp = torch.empty_like(rows.parameters)
+    if reads_output(_adjoint(name, rows.count)):
+        saved = [saved[0].view(rows.x.shape), *saved[1:]]
     rows.kernels["backward"](
         rows.x,
         rows.parameters,
         *saved,
-        rows.pad(gy.reshape(rows.rows, -1)),
-        gnext,
-        gx,
+        rows.pad(gy),
+        rows.pad(gstate),
+        gx_rows,
         gp,
-        gstart,
+        gstart_rows,
     )
-    return rows.signal(gx), rows.gradient(gp), rows.state(gstart)
+    return rows.fill(gx, gx_rows), rows.gradient(gp), rows.fill(gstart, gstart_rows)
 
 
 class _Recursion(torch.autograd.Function):
@@ -118,14 +132,14 @@ class _Recursion(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         y, following, saved = _forward(name, x, parameters, state, taped=True)
         ctx.name = name
-        ctx.save_for_backward(x, parameters, state, *saved)
+        ctx.save_for_backward(x, parameters, *saved)
         return y, following
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gy: Tensor, gstate: Tensor) -> tuple[None, Tensor, Tensor, Tensor]:
-        x, parameters, state, *saved = ctx.saved_tensors
-        return (None, *_backward(ctx.name, x, parameters, state, saved, gy, gstate))
+        x, parameters, *saved = ctx.saved_tensors
+        return (None, *_backward(ctx.name, x, parameters, saved, gy, gstate))
 
 
 def register(operator: SampleOperator) -> None:
@@ -150,7 +164,7 @@ def register(operator: SampleOperator) -> None:
             )
             return gradients[0], gradients[1], gradients[2]
         _, _, saved = _forward(name, x, coefficients, state, taped=True)
-        return _backward(name, x, coefficients, state, saved, gy, gstate)
+        return _backward(name, x, coefficients, saved, gy, gstate)
 
     one = torch.library.custom_op(f"microddsp::{name}", forward, mutates_args=())
     two = torch.library.custom_op(f"microddsp::{name}_backward", backward, mutates_args=())
@@ -195,14 +209,31 @@ def apply(name: str, x: Tensor, coefficients: Tensor, state: Tensor) -> tuple[Te
     """
     operator = SAMPLE_OPERATORS[name]
     check(operator, x, coefficients, state)
-    # Traced values have no memory for a kernel: tracing must see the operator itself.
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
-        return getattr(torch.ops.microddsp, name)(x, coefficients, state)  # type: ignore[no-any-return]
-    if x.device.type != "cpu":
+    if traced(x, coefficients, state):
+        return getattr(torch.ops.microddsp, name)(x, coefficients, state)
+    if x.device.type != "cpu" or transformed():
         return _reference(operator, x, coefficients, state)
     if torch.is_grad_enabled() and any(v.requires_grad for v in (x, coefficients, state)):
-        return _Recursion.apply(name, x, coefficients, state)  # type: ignore[no-untyped-call,no-any-return]
-    return getattr(torch.ops.microddsp, name)(x, coefficients, state)  # type: ignore[no-any-return]
+        return _Recursion.apply(name, x, coefficients, state)
+    y, following, _ = _forward(name, x, coefficients, state, taped=False)
+    return y, following
+
+
+def traced(*values: Tensor) -> bool:
+    """Whether a call must go through `torch.ops`: tracers have to see the operator, and their
+    values have no memory. Plain calls go past it, because the first call of a custom operator
+    imports the whole of torch's compiler."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or any(type(v) not in (Tensor, torch.nn.Parameter) for v in values)
+    )
+
+
+def transformed() -> bool:
+    """Whether `torch.func` or forward-mode differentiation is at work: only plain torch operations
+    carry what they need, a kernel would lose the tangents silently."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def check(operator: SampleOperator, x: Tensor, coefficients: Tensor, state: Tensor) -> None:
@@ -213,13 +244,16 @@ def check(operator: SampleOperator, x: Tensor, coefficients: Tensor, state: Tens
     """
     where = f"microddsp.{operator.name}"
     if x.dim() < 2:
-        raise SignalError(f"a signal is (..., channels, samples), got {tuple(x.shape)}", where=where)
+        raise SignalError(
+            f"a signal is (..., channels, samples), got {tuple(x.shape)}", where=where
+        )
     if x.dtype not in _DTYPES:
         raise SignalError(f"a signal is float32 or float64, not {x.dtype}", where=where)
     for what, value in (("coefficients", coefficients), ("state", state)):
         if value.dtype != x.dtype or value.device != x.device:
             raise SignalError(
-                f"{what} are {value.dtype} on {value.device}, the signal is {x.dtype} on {x.device}",
+                f"{what} are {value.dtype} on {value.device}, "
+                f"the signal is {x.dtype} on {x.device}",
                 where=where,
             )
     rank = operator.parameter_rank

@@ -155,7 +155,9 @@ def test_the_plain_torch_recursion_has_the_same_gradients(name: str) -> None:
 def test_signals_need_not_be_contiguous() -> None:
     operator, x, coefficients, state = arguments("sos", 2, 3, samples=20)
     turned = x.transpose(0, 1).contiguous().transpose(0, 1)
-    torch.testing.assert_close(operator(turned, coefficients, state), operator(x, coefficients, state))
+    torch.testing.assert_close(
+        operator(turned, coefficients, state), operator(x, coefficients, state)
+    )
 
 
 @pytest.mark.parametrize(
