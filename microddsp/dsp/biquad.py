@@ -32,42 +32,81 @@ class Biquad(Filter):
     Source: R. Bristow-Johnson, "Audio EQ cookbook"; A. Simper, "Linear trapezoidal SVF", 2013.
     """
 
-    def __init__(self, response: str, f0_hz: Number, q: Number, sample_rate_hz: float, *,
-                 form: str = "auto", initial: str = "zero") -> None:
+    def __init__(
+        self,
+        response: str,
+        f0_hz: Number,
+        q: Number,
+        sample_rate_hz: float,
+        *,
+        form: str = "auto",
+        initial: str = "zero",
+    ) -> None:
         super().__init__(sample_rate_hz, initial)
         where = type(self).__name__
         if response not in RESPONSES:
-            raise ParameterError(f"unknown response {response!r}", where=where,
-                                 hint=nearest(response, RESPONSES))
+            raise ParameterError(
+                f"unknown response {response!r}", where=where, hint=nearest(response, RESPONSES)
+            )
         self.response = response
         self.frequency = Frequency("f0_hz", f0_hz, sample_rate_hz, where)
         self.quality = Positive(positive("q", q, where))
         self.kind = choose_form(form, self.frequency().detach(), sample_rate_hz, True, where)
 
     @classmethod
-    def lowpass(cls, f0_hz: Number, q: Number = 0.5**0.5, *, sample_rate_hz: float,
-                form: str = "auto", initial: str = "zero") -> Biquad:
+    def lowpass(
+        cls,
+        f0_hz: Number,
+        q: Number = 0.5**0.5,
+        *,
+        sample_rate_hz: float,
+        form: str = "auto",
+        initial: str = "zero",
+    ) -> Biquad:
         """Passes what is below f0."""
         return cls("lowpass", f0_hz, q, sample_rate_hz, form=form, initial=initial)
 
     @classmethod
-    def highpass(cls, f0_hz: Number, q: Number = 0.5**0.5, *, sample_rate_hz: float,
-                 form: str = "auto", initial: str = "zero") -> Biquad:
+    def highpass(
+        cls,
+        f0_hz: Number,
+        q: Number = 0.5**0.5,
+        *,
+        sample_rate_hz: float,
+        form: str = "auto",
+        initial: str = "zero",
+    ) -> Biquad:
         """Passes what is above f0."""
         return cls("highpass", f0_hz, q, sample_rate_hz, form=form, initial=initial)
 
     @classmethod
-    def bandpass(cls, f0_hz: Number | None = None, q: Number | None = None, *,
-                 low_hz: float | None = None, high_hz: float | None = None,
-                 sample_rate_hz: float, form: str = "auto", initial: str = "zero") -> Biquad:
+    def bandpass(
+        cls,
+        f0_hz: Number | None = None,
+        q: Number | None = None,
+        *,
+        low_hz: float | None = None,
+        high_hz: float | None = None,
+        sample_rate_hz: float,
+        form: str = "auto",
+        initial: str = "zero",
+    ) -> Biquad:
         """Passes a band, given by centre and quality or by its two -3 dB edges."""
         f0, quality = _centre(f0_hz, q, low_hz, high_hz)
         return cls("bandpass", f0, quality, sample_rate_hz, form=form, initial=initial)
 
     @classmethod
-    def notch(cls, f0_hz: Number | None = None, q: Number | None = None, *,
-              low_hz: float | None = None, high_hz: float | None = None,
-              sample_rate_hz: float, form: str = "auto", initial: str = "zero") -> Biquad:
+    def notch(
+        cls,
+        f0_hz: Number | None = None,
+        q: Number | None = None,
+        *,
+        low_hz: float | None = None,
+        high_hz: float | None = None,
+        sample_rate_hz: float,
+        form: str = "auto",
+        initial: str = "zero",
+    ) -> Biquad:
         """Stops a band, given by centre and quality or by its two -3 dB edges."""
         f0, quality = _centre(f0_hz, q, low_hz, high_hz)
         return cls("notch", f0, quality, sample_rate_hz, form=form, initial=initial)
@@ -98,13 +137,22 @@ class Biquad(Filter):
 class SVF(Biquad):
     """A `Biquad` that always uses state-variable sections: exact at any cut-off."""
 
-    def __init__(self, response: str, f0_hz: Number, q: Number, sample_rate_hz: float, *,
-                 form: str = "svf", initial: str = "zero") -> None:
+    def __init__(
+        self,
+        response: str,
+        f0_hz: Number,
+        q: Number,
+        sample_rate_hz: float,
+        *,
+        form: str = "svf",
+        initial: str = "zero",
+    ) -> None:
         super().__init__(response, f0_hz, q, sample_rate_hz, form="svf", initial=initial)
 
 
-def _centre(f0_hz: Number | None, q: Number | None, low_hz: float | None,
-            high_hz: float | None) -> tuple[Number, Number]:
+def _centre(
+    f0_hz: Number | None, q: Number | None, low_hz: float | None, high_hz: float | None
+) -> tuple[Number, Number]:
     if low_hz is None and high_hz is None:
         if f0_hz is None:
             raise ParameterError("give f0_hz and q, or low_hz and high_hz", where="Biquad")

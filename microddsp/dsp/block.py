@@ -70,9 +70,7 @@ class Block(torch.nn.Module):
         """
         for name, value in self.named_parameters(recurse=False):
             if not bool(torch.isfinite(value).all()):
-                raise ParameterError(
-                    f"parameter {name} is not finite", where=type(self).__name__
-                )
+                raise ParameterError(f"parameter {name} is not finite", where=type(self).__name__)
 
     def check_signal(self, x: Tensor) -> None:
         """Refuse what is no signal.
@@ -156,7 +154,9 @@ def whole(name: str, value: int, where: str, *, least: int = 1) -> int:
         ParameterError: Something else.
     """
     if isinstance(value, bool) or int(value) != value or value < least:
-        raise ParameterError(f"{name} must be a whole number from {least}, got {value}", where=where)
+        raise ParameterError(
+            f"{name} must be a whole number from {least}, got {value}", where=where
+        )
     return int(value)
 
 

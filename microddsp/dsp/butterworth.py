@@ -21,8 +21,15 @@ class _Edge(Filter):
 
     response = ""
 
-    def __init__(self, cutoff_hz: Number, order: int = 2, *, sample_rate_hz: float,
-                 form: str = "auto", initial: str = "zero") -> None:
+    def __init__(
+        self,
+        cutoff_hz: Number,
+        order: int = 2,
+        *,
+        sample_rate_hz: float,
+        form: str = "auto",
+        initial: str = "zero",
+    ) -> None:
         super().__init__(sample_rate_hz, initial)
         where = type(self).__name__
         self.order = _order(order, where)
@@ -47,8 +54,9 @@ class _Edge(Filter):
             return svf_section(self.response, spread, q.expand(spread.shape))
         sections = direct_section(self.response, spread, q.expand(spread.shape))
         if self.order % 2:
-            sections = torch.cat([_first_order(self.response, frequency)[..., None, :], sections],
-                                 -2)
+            sections = torch.cat(
+                [_first_order(self.response, frequency)[..., None, :], sections], -2
+            )
         return gain_first(sections)
 
     def extra_repr(self) -> str:
@@ -89,8 +97,15 @@ class Highpass(_Edge):
 class _Band(Filter):
     """Band-pass and band-stop: two edges, `order` sections."""
 
-    def __init__(self, low_hz: Number, high_hz: Number, order: int = 2, *,
-                 sample_rate_hz: float, initial: str = "zero") -> None:
+    def __init__(
+        self,
+        low_hz: Number,
+        high_hz: Number,
+        order: int = 2,
+        *,
+        sample_rate_hz: float,
+        initial: str = "zero",
+    ) -> None:
         super().__init__(sample_rate_hz, initial)
         where = type(self).__name__
         self.order = _order(order, where)
@@ -173,8 +188,7 @@ def _order(order: int, where: str) -> int:
 def _prototype(order: int) -> Tensor:
     """Poles of the analog prototype in the upper half plane, the real one included."""
     angles = [math.pi * (2 * i + 1 + order) / (2 * order) for i in range((order + 1) // 2)]
-    return torch.tensor([complex(math.cos(a), math.sin(a)) for a in angles],
-                        dtype=torch.complex128)
+    return torch.tensor([complex(math.cos(a), math.sin(a)) for a in angles], dtype=torch.complex128)
 
 
 def _band_poles(prototype: Tensor, centre2: Tensor, width: Tensor) -> Tensor:

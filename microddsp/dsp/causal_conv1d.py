@@ -23,8 +23,17 @@ class CausalConv1d(Block):
         ParameterError: Not a positive whole number, or channels that groups do not divide.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1,
-                 dilation: int = 1, groups: int = 1, bias: bool = True) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+    ) -> None:
         super().__init__()
         where = "CausalConv1d"
         self.in_channels = whole("in_channels", in_channels, where)

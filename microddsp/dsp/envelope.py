@@ -29,12 +29,19 @@ class Envelope(Block):
     Source: U. Zoelzer (ed.), "DAFX", 2nd ed., 4.2.1; coefficient 1 - exp(-1/(t fs)).
     """
 
-    def __init__(self, attack_s: float | Sequence[float], release_s: float | Sequence[float], *,
-                 sample_rate_hz: float, rectify: str = "abs") -> None:
+    def __init__(
+        self,
+        attack_s: float | Sequence[float],
+        release_s: float | Sequence[float],
+        *,
+        sample_rate_hz: float,
+        rectify: str = "abs",
+    ) -> None:
         super().__init__()
         if rectify not in RECTIFIERS:
-            raise ParameterError(f"unknown rectify {rectify!r}", where="Envelope",
-                                 hint=nearest(rectify, RECTIFIERS))
+            raise ParameterError(
+                f"unknown rectify {rectify!r}", where="Envelope", hint=nearest(rectify, RECTIFIERS)
+            )
         positive("sample_rate_hz", sample_rate_hz, "Envelope")
         self.attack = Positive(positive("attack_s", attack_s, "Envelope"))
         self.release = Positive(positive("release_s", release_s, "Envelope"))

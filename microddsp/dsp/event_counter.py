@@ -44,10 +44,16 @@ class EventCounter(Block):
         ParameterError: A value outside its range.
     """
 
-    def __init__(self, threshold: float | Sequence[float], hysteresis: float = 0.5, *,
-                 release_threshold: float | Sequence[float] | None = None,
-                 refractory_s: float = 0.0, sample_rate_hz: float,
-                 per_sample: bool = False) -> None:
+    def __init__(
+        self,
+        threshold: float | Sequence[float],
+        hysteresis: float = 0.5,
+        *,
+        release_threshold: float | Sequence[float] | None = None,
+        refractory_s: float = 0.0,
+        sample_rate_hz: float,
+        per_sample: bool = False,
+    ) -> None:
         super().__init__()
         where = "EventCounter"
         positive("sample_rate_hz", sample_rate_hz, where)
@@ -57,12 +63,12 @@ class EventCounter(Block):
         if release_threshold is None:
             if not bool((high > 0).all()):
                 raise ParameterError(
-                    "hysteresis needs a positive threshold", where=where,
+                    "hysteresis needs a positive threshold",
+                    where=where,
                     hint="give release_threshold for a threshold at or below zero",
                 )
             if not 0.0 < hysteresis < 1.0:
-                raise ParameterError(f"hysteresis must be in (0, 1), got {hysteresis}",
-                                     where=where)
+                raise ParameterError(f"hysteresis must be in (0, 1), got {hysteresis}", where=where)
             low = high * hysteresis
         else:
             low = torch.as_tensor(release_threshold, dtype=torch.float64)
@@ -72,8 +78,9 @@ class EventCounter(Block):
                 where=where,
             )
         if not 0.0 <= refractory_s * sample_rate_hz <= 2**30:
-            raise ParameterError(f"refractory_s must not be negative or huge, got {refractory_s}",
-                                 where=where)
+            raise ParameterError(
+                f"refractory_s must not be negative or huge, got {refractory_s}", where=where
+            )
         self.level = torch.nn.Parameter(high.float())
         self.gap = Positive(high - low)
         self.sample_rate_hz = float(sample_rate_hz)

@@ -32,8 +32,9 @@ class Filter(Block):
         super().__init__()
         where = type(self).__name__
         if not 0 < sample_rate_hz < float("inf"):
-            raise ParameterError(f"sample_rate_hz must be positive, got {sample_rate_hz}",
-                                 where=where)
+            raise ParameterError(
+                f"sample_rate_hz must be positive, got {sample_rate_hz}", where=where
+            )
         if initial not in INITIALS:
             raise ParameterError(
                 f"unknown initial {initial!r}", where=where, hint=f"one of {', '.join(INITIALS)}"
@@ -134,8 +135,15 @@ class Frequency(torch.nn.Module):
     unless the caller gives bounds.
     """
 
-    def __init__(self, name: str, value: float | Sequence[float], sample_rate_hz: float,
-                 where: str, *, above: float | Sequence[float] = 0.0) -> None:
+    def __init__(
+        self,
+        name: str,
+        value: float | Sequence[float],
+        sample_rate_hz: float,
+        where: str,
+        *,
+        above: float | Sequence[float] = 0.0,
+    ) -> None:
         super().__init__()
         nyquist = sample_rate_hz / 2
         hz = torch.as_tensor(value, dtype=torch.float64)
@@ -168,9 +176,10 @@ class Positive(torch.nn.Module):
         return torch.exp(self.raw.double())
 
 
-def choose_form(form: str, frequency_hz: Tensor, sample_rate_hz: float, possible: bool,
-                where: str) -> str:
-    """"sos" or "svf": what `form` asks for, or by the cut-off.
+def choose_form(
+    form: str, frequency_hz: Tensor, sample_rate_hz: float, possible: bool, where: str
+) -> str:
+    """ "sos" or "svf": what `form` asks for, or by the cut-off.
 
     Raises:
         ParameterError: Unknown form, or no state-variable form for this filter.

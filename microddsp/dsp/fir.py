@@ -25,8 +25,9 @@ class FIR(Block):
         ParameterError: No taps, or not finite.
     """
 
-    def __init__(self, taps: np.ndarray | Sequence[float] | Tensor, *,
-                 sample_rate_hz: float | None = None) -> None:
+    def __init__(
+        self, taps: np.ndarray | Sequence[float] | Tensor, *, sample_rate_hz: float | None = None
+    ) -> None:
         super().__init__()
         values = torch.as_tensor(np.asarray(taps, dtype="float32"))
         if values.dim() not in (1, 2) or not values.numel():
@@ -47,8 +48,7 @@ class FIR(Block):
         return cls._windowed(cutoff_hz, taps, sample_rate_hz, "lowpass")
 
     @classmethod
-    def bandpass(cls, low_hz: float, high_hz: float, taps: int, *,
-                 sample_rate_hz: float) -> FIR:
+    def bandpass(cls, low_hz: float, high_hz: float, taps: int, *, sample_rate_hz: float) -> FIR:
         """A windowed-sinc band-pass (Hamming) as start value.
 
         Source: `scipy.signal.firwin`.
@@ -56,8 +56,9 @@ class FIR(Block):
         return cls._windowed([low_hz, high_hz], taps, sample_rate_hz, "bandpass")
 
     @classmethod
-    def _windowed(cls, cutoff_hz: float | list[float], taps: int, sample_rate_hz: float,
-                  kind: str) -> FIR:
+    def _windowed(
+        cls, cutoff_hz: float | list[float], taps: int, sample_rate_hz: float, kind: str
+    ) -> FIR:
         count = whole("taps", taps, "FIR")
         try:
             values = scipy.signal.firwin(count, cutoff_hz, pass_zero=kind, fs=sample_rate_hz)

@@ -32,8 +32,14 @@ class OnePole(Filter):
 
     kind = "first_order"
 
-    def __init__(self, cutoff_hz: Number | None = None, *, time_constant_s: Number | None = None,
-                 sample_rate_hz: float, initial: str = "zero") -> None:
+    def __init__(
+        self,
+        cutoff_hz: Number | None = None,
+        *,
+        time_constant_s: Number | None = None,
+        sample_rate_hz: float,
+        initial: str = "zero",
+    ) -> None:
         super().__init__(sample_rate_hz, initial)
         if (cutoff_hz is None) == (time_constant_s is None):
             raise ParameterError("give cutoff_hz or time_constant_s", where="OnePole")
@@ -73,8 +79,9 @@ class DCBlocker(Filter):
 
     kind = "first_order"
 
-    def __init__(self, cutoff_hz: Number = 0.5, *, sample_rate_hz: float,
-                 initial: str = "zero") -> None:
+    def __init__(
+        self, cutoff_hz: Number = 0.5, *, sample_rate_hz: float, initial: str = "zero"
+    ) -> None:
         super().__init__(sample_rate_hz, initial)
         self.cutoff = Frequency("cutoff_hz", cutoff_hz, sample_rate_hz, "DCBlocker")
 

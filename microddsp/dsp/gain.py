@@ -22,8 +22,9 @@ class Gain(Block):
         super().__init__()
         value = torch.as_tensor(gain, dtype=torch.float32)
         if value.dim() > 1 or not bool(torch.isfinite(value).all()):
-            raise ParameterError(f"gain is one finite number or one per channel, got {gain}",
-                                 where="Gain")
+            raise ParameterError(
+                f"gain is one finite number or one per channel, got {gain}", where="Gain"
+            )
         self.gain = torch.nn.Parameter(value)
 
     def process(self, x: Tensor, state: State) -> tuple[Tensor, State]:

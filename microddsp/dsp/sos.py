@@ -30,8 +30,13 @@ class SOS(Filter):
         ParameterError: Wrong shape, not finite, a0 = 0, or unstable.
     """
 
-    def __init__(self, sos: np.ndarray | Sequence[Sequence[float]], *, sample_rate_hz: float,
-                 initial: str = "zero") -> None:
+    def __init__(
+        self,
+        sos: np.ndarray | Sequence[Sequence[float]],
+        *,
+        sample_rate_hz: float,
+        initial: str = "zero",
+    ) -> None:
         super().__init__(sample_rate_hz, initial)
         table = torch.as_tensor(np.asarray(sos, dtype="float64"))
         if table.dim() != 2 or table.shape[1] != 6 or not table.shape[0]:

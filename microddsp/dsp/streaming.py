@@ -100,7 +100,9 @@ def streaming(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
     It holds for this module and this thread.
     """
     blocks = _blocks(module)
-    before = {key: {n for n in b._buffers if n.startswith(PREFIX)} for key, (_, b) in blocks.items()}
+    before = {
+        key: {n for n in b._buffers if n.startswith(PREFIX)} for key, (_, b) in blocks.items()
+    }
     with _using(_Buffers(), blocks):
         try:
             yield module
