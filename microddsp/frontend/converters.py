@@ -90,8 +90,9 @@ def _extreme(reduce: Callable[..., Any]) -> Callable[[fx.Node, Any], Any]:
     """amax and amin, which the importer lacks."""
 
     def convert(node: fx.Node, importer: Any) -> Any:
-        x, dims, keep = (*node.args, [], False)[:3] if len(node.args) < 3 else node.args
-        axes = list(dims) or None  # type: ignore[arg-type]
+        given: list[Any] = [*node.args, *([], False)[len(node.args) - 1 :]]
+        x, dims, keep = given
+        axes = list(dims) or None
         return importer.block_builder.emit(
             reduce(importer.env[x], axis=axes, keepdims=bool(node.kwargs.get("keepdim", keep)))
         )
@@ -103,7 +104,8 @@ def _pool(name: str) -> Callable[[fx.Node, Any], Any]:
     """Mean pools of a signal without batch axis, at which the importer fails."""
 
     def convert(node: fx.Node, importer: Any) -> Any:
-        source, *rest = node.args
+        arguments: list[Any] = [*node.args]
+        source, *rest = arguments
         emit = importer.block_builder.emit
         x = importer.env[source]
         batched = x.ty.ndim == 4

@@ -216,18 +216,18 @@ def _narrow_division(graph: fx.Graph, node: fx.Node) -> None:
         graph,
         node,
         node.target,
-        tuple(arguments),  # type: ignore[arg-type]
+        tuple(arguments),
         dict(node.kwargs),
         value=result.to(wide),
     )
     node.replace_all_uses_with(_cast(graph, node, quotient, result.dtype))
 
 
-def _cast(graph: fx.Graph, like: fx.Node, x: Any, dtype: torch.dtype) -> fx.Node:
+def _cast(graph: fx.Graph, like: fx.Node, x: Any, dtype: torch.dtype) -> Any:
     value = _value(x)
     assert value is not None
     if value.dtype == dtype:
-        return x  # type: ignore[no-any-return]
+        return x
     return _new(graph, like, aten._to_copy.default, (x,), {"dtype": dtype}, value=value.to(dtype))
 
 
@@ -288,8 +288,8 @@ def _boolean_in_words(graph: fx.Graph, node: fx.Node) -> None:
         node.replace_all_uses_with(_new(graph, node, aten.lt.Scalar, (x, 1)))
         return
     dims, keep = (*node.args[1:], *([], False)[len(node.args) - 1 :])[:2]
-    dims = [dims] if isinstance(dims, int) else list(dims or [])  # type: ignore[call-overload]
-    most = _new(graph, node, aten.amax.default, (x, dims, keep), value=result.to(torch.int32))
+    axes = [dims] if isinstance(dims, int) else dims or []
+    most = _new(graph, node, aten.amax.default, (x, axes, keep), value=result.to(torch.int32))
     node.replace_all_uses_with(_new(graph, node, aten.gt.Scalar, (most, 0)))
 
 

@@ -14,7 +14,9 @@ from microddsp.frontend.state_lifting import State
 
 aten = torch.ops.aten
 _POINTWISE = torch.Tag.pointwise
-TIME, FRAMES, BLOCK = "time", "frames", "block"
+# ROWS: frames flattened with the axis after them, as torch does for `Linear`.
+TIME, FRAMES, ROWS, BLOCK = "time", "frames", "rows", "block"
+_VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
 
 # What may be done to a signal (channels, samples) along its channels.
 _BY_DIM = {
@@ -30,6 +32,10 @@ _BY_DIM = {
     aten.split_with_sizes.default: 2,
     aten.flip.default: 1,
 }
+
+# May name the first axis without mixing along it, as long as its length stays.
+_HARMLESS = (aten.slice.Tensor, aten._to_copy.default, aten.clone.default, aten.expand.default,
+             aten.permute.default)
 
 
 def stream_axes(program: torch.export.ExportedProgram, states: Sequence[State]) -> list[int | None]:
@@ -60,7 +66,7 @@ def stream_axes(program: torch.export.ExportedProgram, states: Sequence[State]) 
 
 
 def _axis(kind: str | None) -> int | None:
-    return {TIME: -1, BLOCK: -1, FRAMES: 0}.get(kind or "")
+    return {TIME: -1, BLOCK: -1, FRAMES: 0, ROWS: 0}.get(kind or "")
 
 
 def _is_block_state(state: State) -> bool:
@@ -83,11 +89,13 @@ def _kind(node: fx.Node, kinds: dict[fx.Node, str], owners: set[str]) -> str | N
     if not sources:
         return None
     found = {kinds[n] for n in sources}
+    if ROWS in found:
+        return _rows(node, sources, kinds)
     if FRAMES in found:
         return _frames(node, sources, kinds)
+    if _trusted(node, owners):
+        return TIME if _keeps_time(node, kinds) else BLOCK
     if TIME in found:
-        if _trusted(node, owners):
-            return TIME if _keeps_time(node, sources) else BLOCK
         return _time(node, sources, kinds)
     return BLOCK
 
@@ -109,9 +117,11 @@ def _trusted(node: fx.Node, owners: set[str]) -> bool:
     return any(path in owners for path, _ in stack.values())
 
 
-def _keeps_time(node: fx.Node, sources: Sequence[fx.Node]) -> bool:
+def _keeps_time(node: fx.Node, kinds: dict[fx.Node, str]) -> bool:
     shape = _shape(node)
-    return bool(shape) and any(shape[-1] == _shape(n)[-1] for n in sources)
+    return bool(shape) and any(
+        kind == TIME and shape[-1] == _shape(n)[-1] for n, kind in kinds.items()
+    )
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:
@@ -159,16 +169,54 @@ def _dims(node: fx.Node) -> list[int] | None:
 
 
 def _frames(node: fx.Node, sources: Sequence[fx.Node], kinds: dict[fx.Node, str]) -> str:
-    frames = next(_shape(n)[0] for n in sources if kinds[n] == FRAMES)
-    shape = _shape(node)
-    dims = _dims(node) if node.target in _BY_DIM and node.target is not aten.slice.Tensor else None
-    if dims and any(d == 0 for d in dims):
+    source = next(n for n in sources if kinds[n] == FRAMES)
+    before, shape = _shape(source), _shape(node)
+    if node.target in _VIEWS and shape[:1] != before[:1]:
+        if len(before) > 2 and shape == (before[0] * before[1], *before[2:]):
+            return ROWS
         raise _mixes(node, "mixes frames with each other")
-    if shape and shape[0] != frames and FRAMES in {kinds[n] for n in sources}:
-        if len(_shape(sources[0])) == 2 and node.target in (aten.permute.default, aten.t.default):
-            return FRAMES
+    moved = node.target is aten.permute.default and node.args[1][0] != 0  # type: ignore[index]
+    if moved or shape[:1] != before[:1]:
+        raise _mixes(node, "mixes frames with each other")
+    if node.target not in _HARMLESS and _along_first(node, before):
         raise _mixes(node, "mixes frames with each other")
     return FRAMES
+
+
+def _rows(node: fx.Node, sources: Sequence[fx.Node], kinds: dict[fx.Node, str]) -> str:
+    """Only what treats each row alone, until the frames are an axis of their own again."""
+    source = next(n for n in sources if kinds[n] == ROWS)
+    shape = _shape(node)
+    if node.target in _VIEWS:
+        frames = {_shape(n)[0] for n, kind in kinds.items() if kind == FRAMES}
+        if len(shape) > 2 and shape[0] in frames and shape[0] * shape[1] == _shape(source)[0]:
+            return FRAMES
+    elif shape[:1] == _shape(source)[:1]:
+        if _POINTWISE in getattr(node.target, "tags", ()) or node.target in _HARMLESS:
+            return ROWS
+        if node.target in (aten.mm.default, aten.addmm.default) and len(sources) == 1:
+            position = 0 if node.target is aten.mm.default else 1
+            if node.args[position] is source:
+                return ROWS
+    raise _mixes(node, "mixes frames with each other")
+
+
+def _along_first(node: fx.Node, shape: tuple[int, ...]) -> bool:
+    """Whether an operator that works along axes works along the first."""
+    if node.target is aten.index.Tensor:
+        return node.args[1][0] is not None  # type: ignore[index]
+    arguments = getattr(getattr(node.target, "_schema", None), "arguments", ())
+    for position, argument in enumerate(arguments):
+        if argument.name in ("dim", "dims"):
+            given = node.args[position] if position < len(node.args) else None
+            given = node.kwargs.get(argument.name, given)
+            if given is None:
+                given = argument.default_value
+            if given is None:
+                return bool(_shape(node) == () or _shape(node)[:1] != shape[:1])
+            axes = [given] if isinstance(given, int) else list(given)  # type: ignore[arg-type]
+            return any(axis % len(shape) == 0 for axis in axes if isinstance(axis, int))
+    return False
 
 
 def _mixes(node: fx.Node, what: str) -> CompileError:
