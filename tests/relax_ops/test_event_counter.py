@@ -75,6 +75,16 @@ def test_each_channel_may_have_its_own_thresholds() -> None:
     assert count.flatten().tolist() == [1, 0]
 
 
+def test_vmap_counts_each_signal() -> None:
+    x = torch.tensor([[[0.0, 1.0, 0.0, 1.0]], [[0.0, 1.0, 1.0, 1.0]]])
+    counts = torch.func.vmap(
+        lambda one: event_counter(
+            one, torch.tensor([0.6, 0.4]), torch.zeros(1, 3, dtype=torch.int32), 0
+        )[0]
+    )(x)
+    assert counts.flatten().tolist() == [2, 1]
+
+
 def test_the_torch_operator_passes_opcheck() -> None:
     torch.library.opcheck(
         torch.ops.microddsp.event_counter.default,

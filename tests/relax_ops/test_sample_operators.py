@@ -64,10 +64,11 @@ def test_sections_equal_scipy_with_its_own_state() -> None:
 def test_a_first_order_section_equals_lfilter() -> None:
     x = np.random.default_rng(1).standard_normal((2, 100))
     y, _ = first_order(
-        torch.tensor(x), torch.tensor([0.5, 0.2, -0.7]).double(), torch.zeros(2, 1).double()
+        torch.tensor(x),
+        torch.tensor([0.5, 0.2, -0.7], dtype=torch.float64),
+        torch.zeros(2, 1).double(),
     )
-    expected = scipy.signal.lfilter([0.5, 0.2], [1, np.float32(-0.7)], x)
-    np.testing.assert_allclose(y, expected, atol=1e-6)
+    np.testing.assert_allclose(y, scipy.signal.lfilter([0.5, 0.2], [1, -0.7], x), atol=1e-12)
 
 
 def test_a_state_variable_low_pass_equals_the_bilinear_biquad() -> None:
@@ -138,6 +139,64 @@ def test_the_plain_torch_recursion_gives_the_same(name, dtype, batch) -> None:
     tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {}
     torch.testing.assert_close(y, expected, **tolerance)
     torch.testing.assert_close(state, last, **tolerance)
+
+
+@every_case
+@pytest.mark.parametrize("channels", [1, 8])
+def test_float32_stays_close_to_float64(name: str, channels: int) -> None:
+    operator, *leaves = arguments(name, channels, samples=3000)
+    results = {}
+    for dtype in (torch.float32, torch.float64):
+        given = [leaf.to(dtype).requires_grad_() for leaf in leaves]
+        y, last = operator(*given)
+        results[dtype] = [y, last, *torch.autograd.grad(y.square().mean(), given)]
+    for single, double in zip(results[torch.float32], results[torch.float64], strict=True):
+        assert (single - double).abs().max() <= 1e-5 * double.abs().max()
+
+
+@every_case
+def test_results_may_be_changed_in_place(name: str) -> None:
+    operator, x, coefficients, state = arguments(name, 3, samples=9)
+    coefficients.requires_grad_()
+    for result in operator(x, coefficients, state):
+        result.mul_(2.0)  # torch refuses this for views
+    y, _ = operator(x, coefficients, state)
+    y.mul_(2.0).sum().backward()
+    once = torch.autograd.grad(operator(x, coefficients, state)[0].sum(), coefficients)
+    torch.testing.assert_close(coefficients.grad, 2 * once[0])
+
+
+@every_case
+def test_transforms_of_torch_func_see_the_same_derivatives(name: str) -> None:
+    operator, x, coefficients, state = arguments(name, 2, samples=7)
+
+    def output(c: torch.Tensor) -> torch.Tensor:
+        return operator(x, c, state)[0]
+
+    expected = torch.autograd.functional.jacobian(output, coefficients)
+    torch.testing.assert_close(torch.func.jacrev(output)(coefficients), expected)
+    torch.testing.assert_close(torch.func.jacfwd(output)(coefficients), expected)
+
+
+def test_a_changed_output_that_the_gradient_needs_is_noticed() -> None:
+    operator, x, coefficients, state = arguments("sos", 8, samples=9)
+    y, _ = operator(x, coefficients.requires_grad_(), state)
+    y.mul_(2.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_torch_compile_sees_one_operator(dynamic: bool) -> None:
+    operator, *values = arguments("sos", 2, samples=30)
+    compiled = torch.compile(operator, backend="aot_eager", dynamic=dynamic, fullgraph=True)
+    coefficients = values[1].requires_grad_()
+    for samples in (30, 17):
+        x = values[0][..., :samples]
+        results = [run(x, coefficients, values[2])[0] for run in (compiled, operator)]
+        gradients = [torch.autograd.grad(y.square().sum(), coefficients)[0] for y in results]
+        torch.testing.assert_close(results[0], results[1])
+        torch.testing.assert_close(gradients[0], gradients[1])
 
 
 @every_case
