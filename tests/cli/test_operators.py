@@ -26,7 +26,9 @@ def test_every_block_is_listed_once() -> None:
 def test_every_operator_is_listed_and_says_whether_it_compiles() -> None:
     listed = {line.name: line.compiles for line in OPERATORS if line.kind == "operator"}
     assert {name for name, compiles in listed.items() if compiles} == {
-        entry.name for entry in operators()
+        entry.name
+        for entry in operators()
+        if entry.name != "decode_input"  # made by the compiler from `Input`, not by users
     }
 
 
