@@ -49,9 +49,7 @@ def _cut(spec: InputSpec, value: Array, tail: str) -> list[np.ndarray]:
     array = array.astype(spec.dtype, copy=False)
     if len(spec.shape) != 2:
         if array.shape != spec.shape:
-            raise SignalError(
-                f"input {spec.name!r} has shape {spec.shape}, got {array.shape}"
-            )
+            raise SignalError(f"input {spec.name!r} has shape {spec.shape}, got {array.shape}")
         return [np.ascontiguousarray(array)]
     channels, block = spec.shape[::-1] if spec.interleaved else spec.shape
     if array.ndim == 1 and channels == 1:

@@ -53,8 +53,20 @@ def run(text: str, name: str, arrays: list[np.ndarray], folder: Path) -> None:
     )
     library = folder / f"{name}.so"
     subprocess.run(
-        ["cc", "-std=c99", "-O3", "-ffp-contract=off", "-shared", "-fPIC", "-Wall", "-Werror",
-         str(source), "-o", str(library), "-lm"],
+        [
+            "cc",
+            "-std=c99",
+            "-O3",
+            "-ffp-contract=off",
+            "-shared",
+            "-fPIC",
+            "-Wall",
+            "-Werror",
+            str(source),
+            "-o",
+            str(library),
+            "-lm",
+        ],
         check=True,
     )
     function = getattr(ctypes.CDLL(str(library)), name)
@@ -107,16 +119,16 @@ def test_large_scratch_becomes_a_parameter_and_not_stack(tmp_path: Path) -> None
 
 def test_inputs_are_const_and_outputs_are_not() -> None:
     kernel = generate(scaled, "k", fma=False, restrict="restrict")
-    assert kernel.text.startswith(
-        "static void k(const float *restrict X, float *restrict Y)\n{"
-    )
+    assert kernel.text.startswith("static void k(const float *restrict X, float *restrict Y)\n{")
 
 
 @pytest.mark.parametrize("value", [0.1, -1e-30, 3.4e38, 1.0, -0.0, 1 / 3, 16777217.0, 1e-45])
 def test_a_printed_constant_is_the_same_float(value: float, tmp_path: Path) -> None:
     source = tmp_path / "c.c"
     source.write_text(f"float value(void) {{ return {c_float(value)}; }}")
-    subprocess.run(["cc", "-shared", "-fPIC", str(source), "-o", str(tmp_path / "c.so")], check=True)
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", str(source), "-o", str(tmp_path / "c.so")], check=True
+    )
     value_of = ctypes.CDLL(str(tmp_path / "c.so")).value
     value_of.restype = ctypes.c_float
     got = np.float32(value_of())
