@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 BLOCK = 64  # samples; also the resolution of what is known
-# Beats are counted up to this far from where heartpy accepted peaks on both sides.
-MARGIN_S = 0.3
+# About one beat: what makes heartpy reject a peak also disturbs its neighbours.
+MARGIN_S = 0.6
 
 
 @dataclass(frozen=True)
