@@ -181,8 +181,10 @@ def _typed(signal: NDArray[Any], spec: InputSpec) -> NDArray[Any]:
     wanted = np.dtype(spec.dtype)
     if wanted.kind in "iu" and signal.dtype != wanted:
         limits = np.iinfo(wanted)
-        if (signal != np.round(signal)).any() or signal.min() < limits.min or (
-            signal.max() > limits.max
+        if (
+            (signal != np.round(signal)).any()
+            or signal.min() < limits.min
+            or (signal.max() > limits.max)
         ):
             raise SignalError(f"input {spec.name!r} must hold whole numbers that fit {wanted}")
     return np.ascontiguousarray(signal.astype(wanted))

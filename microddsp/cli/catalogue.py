@@ -18,8 +18,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 def boards(as_json: Json = False) -> None:
     """List the boards that models can run on."""
     rows = [
-        {"name": b.name, "target": b.target, "description": b.description}
-        for b in all_boards()
+        {"name": b.name, "target": b.target, "description": b.description} for b in all_boards()
     ]
     if as_json:
         show_json(rows)

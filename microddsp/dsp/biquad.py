@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from microddsp.dsp.block import positive, show
-from microddsp.dsp.filter import Filter, Frequency, Positive, choose_form
+from microddsp.dsp.filter import Filter, Frequency, Positive, choose_form, form_name, svf_row
 from microddsp.errors import ParameterError, nearest
 
 RESPONSES = ("lowpass", "highpass", "bandpass", "notch")
@@ -130,7 +130,8 @@ class Biquad(Filter):
     def extra_repr(self) -> str:
         return (
             f"{self.response}, f0_hz={show(self.f0_hz)}, q={show(self.q)}, "
-            f"sample_rate_hz={self.sample_rate_hz:g}, form={self.kind}, initial={self.initial}"
+            f"sample_rate_hz={self.sample_rate_hz:g}, form={form_name(self.kind)}, "
+            f"initial={self.initial}"
         )
 
 
@@ -187,7 +188,6 @@ def direct_section(response: str, frequency: Tensor, q: Tensor) -> Tensor:
 def svf_section(response: str, frequency: Tensor, q: Tensor) -> Tensor:
     """a1 a2 a3 m0 m1 m2 for a frequency in cycles per sample."""
     g, k = torch.tan(torch.pi * frequency), 1 / q
-    a1 = 1 / (1 + g * (g + k))
     one, zero = torch.ones_like(g), torch.zeros_like(g)
     mix = {
         "lowpass": (zero, zero, one),
@@ -195,4 +195,4 @@ def svf_section(response: str, frequency: Tensor, q: Tensor) -> Tensor:
         "bandpass": (zero, k, zero),
         "notch": (one, -k, zero),
     }[response]
-    return torch.stack([a1, g * a1, g * g * a1, *mix], -1)
+    return svf_row(g, k, *mix)

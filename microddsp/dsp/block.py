@@ -68,7 +68,7 @@ class Block(torch.nn.Module):
         Raises:
             ParameterError: Names the parameter.
         """
-        for name, value in self.named_parameters(recurse=False):
+        for name, value in self.named_parameters():
             if not bool(torch.isfinite(value).all()):
                 raise ParameterError(f"parameter {name} is not finite", where=type(self).__name__)
 
@@ -153,10 +153,10 @@ def whole(name: str, value: int, where: str, *, least: int = 1) -> int:
     Raises:
         ParameterError: Something else.
     """
-    if isinstance(value, bool) or int(value) != value or value < least:
-        raise ParameterError(
-            f"{name} must be a whole number from {least}, got {value}", where=where
-        )
+    if isinstance(value, bool) or not isinstance(value, int | float) or value % 1 != 0:
+        raise ParameterError(f"{name} must be a whole number, got {value!r}", where=where)
+    if value < least:
+        raise ParameterError(f"{name} must be at least {least}, got {value}", where=where)
     return int(value)
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from microddsp.dsp.biquad import direct_section, svf_section
 from microddsp.dsp.block import show, whole
-from microddsp.dsp.filter import Filter, Frequency, choose_form
+from microddsp.dsp.filter import Filter, Frequency, choose_form, form_name, svf_row
+from microddsp.errors import ParameterError
 
 Number = float | Sequence[float]
 MAX_ORDER = 24
@@ -35,8 +36,7 @@ class _Edge(Filter):
         self.order = _order(order, where)
         self.sections = (self.order + 1) // 2
         self.cutoff = Frequency("cutoff_hz", cutoff_hz, sample_rate_hz, where)
-        even = order % 2 == 0
-        self.kind = choose_form(form, self.cutoff().detach(), sample_rate_hz, even, where)
+        self.kind = choose_form(form, self.cutoff().detach(), sample_rate_hz, True, where)
 
     @property
     def cutoff_hz(self) -> Tensor:
@@ -48,21 +48,20 @@ class _Edge(Filter):
         frequency = self.cutoff_hz / self.sample_rate_hz
         # the conjugate pairs of the prototype's poles, as quality factors
         angles = [math.pi * (2 * i + 1) / (2 * self.order) for i in range(self.order // 2)]
-        q = torch.tensor([1 / (2 * math.sin(angle)) for angle in angles], dtype=torch.float64)
+        q = frequency.new_tensor([1 / (2 * math.sin(angle)) for angle in angles])
         spread = frequency[..., None].expand(*frequency.shape, len(angles))
-        if self.kind == "svf":
-            return svf_section(self.response, spread, q.expand(spread.shape))
-        sections = direct_section(self.response, spread, q.expand(spread.shape))
+        section = svf_section if self.kind == "svf" else direct_section
+        sections = section(self.response, spread, q.expand(spread.shape))
         if self.order % 2:
-            sections = torch.cat(
-                [_first_order(self.response, frequency)[..., None, :], sections], -2
-            )
-        return gain_first(sections)
+            first = _first_order(self.response, frequency, self.kind)[..., None, :]
+            sections = torch.cat([first, sections], -2)
+        return sections if self.kind == "svf" else gain_first(sections)
 
     def extra_repr(self) -> str:
         return (
             f"cutoff_hz={show(self.cutoff_hz)}, order={self.order}, "
-            f"sample_rate_hz={self.sample_rate_hz:g}, form={self.kind}, initial={self.initial}"
+            f"sample_rate_hz={self.sample_rate_hz:g}, form={form_name(self.kind)}, "
+            f"initial={self.initial}"
         )
 
 
@@ -73,7 +72,7 @@ class Lowpass(_Edge):
         cutoff_hz: -3 dB frequency, below half the sample rate; one or one per channel.
         order: 1 to 24.
         sample_rate_hz: Samples per second.
-        form: "direct", "svf" (even orders), or "auto".
+        form: "direct", "svf", or "auto": state-variable below 1/500 of the sample rate.
         initial: "zero" or "first_sample".
 
     Raises:
@@ -104,6 +103,7 @@ class _Band(Filter):
         order: int = 2,
         *,
         sample_rate_hz: float,
+        form: str = "auto",
         initial: str = "zero",
     ) -> None:
         super().__init__(sample_rate_hz, initial)
@@ -112,6 +112,7 @@ class _Band(Filter):
         self.sections = self.order
         self.low = Frequency("low_hz", low_hz, sample_rate_hz, where)
         self.high = Frequency("high_hz", high_hz, sample_rate_hz, where, above=low_hz)
+        self.kind = choose_form(form, self.low().detach(), sample_rate_hz, True, where)
 
     @property
     def low_hz(self) -> Tensor:
@@ -132,7 +133,8 @@ class _Band(Filter):
     def extra_repr(self) -> str:
         return (
             f"low_hz={show(self.low_hz)}, high_hz={show(self.high_hz)}, order={self.order}, "
-            f"sample_rate_hz={self.sample_rate_hz:g}, initial={self.initial}"
+            f"sample_rate_hz={self.sample_rate_hz:g}, form={form_name(self.kind)}, "
+            f"initial={self.initial}"
         )
 
 
@@ -143,6 +145,8 @@ class Bandpass(_Band):
         low_hz, high_hz: -3 dB edges, 0 < low < high < half the sample rate; one or one per channel.
         order: 1 to 24; the filter's order is twice that, as in scipy.
         sample_rate_hz: Samples per second.
+        form: "direct", "svf", or "auto": state-variable if the lower edge is below 1/500 of the
+            sample rate.
         initial: "zero" or "first_sample".
 
     Raises:
@@ -153,11 +157,15 @@ class Bandpass(_Band):
 
     def coefficients(self) -> Tensor:
         centre2, width = self._warped()
-        roots = _band_poles(_prototype(self.order), centre2, width)
-        a1, a2, scale = _digital(roots)
+        total, product = _band_poles(self.order, centre2, width)
+        zero = torch.zeros_like(product)
+        if self.kind == "svf":
+            g = torch.sqrt(product)
+            return svf_row(g, -total / g, zero, width[..., None] / g, zero)
+        a1, a2, scale = _digital(total, product)
         gain = width**self.order / scale.prod(-1)
         one = torch.ones_like(a1)
-        return _scaled(torch.stack([one, 0 * one, -one, a1, a2], -1), gain)
+        return _scaled(torch.stack([one, zero, -one, a1, a2], -1), gain)
 
 
 class Bandstop(_Band):
@@ -168,56 +176,68 @@ class Bandstop(_Band):
 
     def coefficients(self) -> Tensor:
         centre2, width = self._warped()
-        roots = _band_poles(1 / _prototype(self.order), centre2, width)
-        a1, a2, _ = _digital(roots)
-        cosine = ((1 - centre2) / (1 + centre2))[..., None].expand(a1.shape)
-        one = torch.ones_like(a1)
-        gain = ((1 + a1 + a2) / (2 - 2 * cosine)).prod(-1)
-        return _scaled(torch.stack([one, -2 * cosine, one, a1, a2], -1), gain)
+        total, product = _band_poles(self.order, centre2, width)
+        one = torch.ones_like(product)
+        if self.kind == "svf":
+            g = torch.sqrt(product)
+            k = -total / g
+            return svf_row(g, k, one, -k, centre2[..., None] / product - 1)
+        a1, a2, scale = _digital(total, product)
+        b1 = -2 * ((1 - centre2) / (1 + centre2))[..., None] * one
+        gain = (1 + centre2) ** self.order / scale.prod(-1)
+        return _scaled(torch.stack([one, b1, one, a1, a2], -1), gain)
 
 
 def _order(order: int, where: str) -> int:
-    from microddsp.errors import ParameterError
-
     order = whole("order", order, where)
     if order > MAX_ORDER:
         raise ParameterError(f"order must be at most {MAX_ORDER}, got {order}", where=where)
     return order
 
 
-def _prototype(order: int) -> Tensor:
-    """Poles of the analog prototype in the upper half plane, the real one included."""
-    angles = [math.pi * (2 * i + 1 + order) / (2 * order) for i in range((order + 1) // 2)]
-    return torch.tensor([complex(math.cos(a), math.sin(a)) for a in angles], dtype=torch.complex128)
+def _band_poles(order: int, centre2: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum and product of the two analog poles of each section: s^2 - sum s + product.
+
+    Each pole p of the prototype gives r with r^2 - width p r + centre2 = 0. The larger root is
+    computed, the smaller is centre2 over it, so that neither loses digits in a wide band. A
+    band-stop has the same poles as a band-pass, because |p| = 1.
+    """
+    angles = [math.pi * (2 * i + 1 + order) / (2 * order) for i in range(order // 2)]
+    square, half = centre2[..., None], width[..., None] / 2
+    real = half * half.new_tensor([math.cos(a) for a in angles])
+    imag = half * half.new_tensor([math.sin(a) for a in angles])
+    # square root of (real + j imag)^2 - centre2, on the side of the prototype's pole
+    under, across = real * real - imag * imag - square, 2 * real * imag
+    size = torch.hypot(under, across)
+    major = torch.sqrt((size + under.abs()) / 2)
+    minor = across.abs() / (2 * major)
+    real = real - torch.where(under >= 0, major, minor)
+    imag = imag + torch.where(under >= 0, minor, major)
+    norm = real * real + imag * imag
+    # the two sections of a pole side by side, the lower frequency first
+    total = torch.stack([2 * square * real / norm, 2 * real], -1).flatten(-2)
+    product = torch.stack([square * square / norm, norm], -1).flatten(-2)
+    if order % 2:  # the real pole: both roots in one section
+        total = torch.cat([total, -2 * half], -1)
+        product = torch.cat([product, square], -1)
+    return total, product
 
 
-def _band_poles(prototype: Tensor, centre2: Tensor, width: Tensor) -> Tensor:
-    """Pairs of analog poles (..., sections, 2): each pair makes one real section."""
-    half = prototype * (width[..., None] / 2)
-    root = torch.sqrt(half * half - centre2[..., None])
-    upper, lower = half + root, half - root
-    pairs = []
-    for i, pole in enumerate(prototype.tolist()):
-        if abs(pole.imag) < 1e-12:
-            pairs.append(torch.stack([upper[..., i], lower[..., i]], -1))
-        else:
-            for half_pair in (upper[..., i], lower[..., i]):
-                pairs.append(torch.stack([half_pair, half_pair.conj()], -1))
-    return torch.stack(pairs, -2)
+def _digital(total: Tensor, product: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """a1, a2 of each section by the bilinear transform, and what its numerator is divided by."""
+    scale = 1 - total + product
+    return -2 * (1 - product) / scale, (1 + total + product) / scale, scale
 
 
-def _digital(roots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """a1, a2 of each section by the bilinear transform, and the product of (1 - pole)."""
-    z = (1 + roots) / (1 - roots)
-    scale = (1 - roots).prod(-1).real
-    return -z.sum(-1).real, z.prod(-1).real, scale
-
-
-def _first_order(response: str, frequency: Tensor) -> Tensor:
+def _first_order(response: str, frequency: Tensor, kind: str) -> Tensor:
     k = torch.tan(torch.pi * frequency)
-    gain = (k if response == "lowpass" else torch.ones_like(k)) / (1 + k)
+    zero, one = torch.zeros_like(k), torch.ones_like(k)
+    if kind == "svf":
+        # k/(s + k) = (k s + k^2)/(s + k)^2, and s/(s + k) likewise: a double pole, one cancelled
+        mix = (zero, one, one) if response == "lowpass" else (one, -one, -one)
+        return svf_row(k, 2 * one, *mix)
+    gain = (k if response == "lowpass" else one) / (1 + k)
     b1 = gain if response == "lowpass" else -gain
-    zero = torch.zeros_like(k)
     return torch.stack([gain, b1, zero, (k - 1) / (k + 1), zero], -1)
 
 

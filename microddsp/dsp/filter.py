@@ -124,8 +124,34 @@ def pole_radius(kind: str, c: Tensor) -> Tensor:
 
 
 def _radius(a1: Tensor, a2: Tensor) -> Tensor:
+    return poles(a1, a2).abs().amax(-1)
+
+
+def poles(a1: Tensor, a2: Tensor) -> Tensor:
+    """Both poles of each direct-form section (..., 2), complex."""
     root = torch.sqrt((a1 * a1 / 4 - a2).to(torch.complex128))
-    return torch.maximum((-a1 / 2 + root).abs(), (-a1 / 2 - root).abs())
+    return torch.stack([-a1 / 2 + root, -a1 / 2 - root], -1)
+
+
+def as_svf(sections: Tensor) -> Tensor:
+    """b0 b1 b2 a1 a2 as a1 a2 a3 m0 m1 m2: the same system in state-variable form.
+
+    z^-1 = (1 - s)/(1 + s) gives the analog section, whose coefficients are positive if stable.
+    """
+    b0, b1, b2, a1, a2 = sections.unbind(-1)
+    high, middle, low = 1 - a1 + a2, 2 * (1 - a2), 1 + a1 + a2
+    g = torch.sqrt(low / high)
+    k = middle / (high * g)
+    m0 = (b0 - b1 + b2) / high
+    m1 = 2 * (b0 - b2) / (high * g) - k * m0
+    m2 = (b0 + b1 + b2) / low - m0
+    return svf_row(g, k, m0, m1, m2)
+
+
+def svf_row(g: Tensor, k: Tensor, m0: Tensor, m1: Tensor, m2: Tensor) -> Tensor:
+    """Coefficients of state-variable sections from warped frequency, damping 1/Q and mix."""
+    a1 = 1 / (1 + g * (g + k))
+    return torch.stack([a1, g * a1, g * g * a1, m0, m1, m2], -1)
 
 
 class Frequency(torch.nn.Module):
@@ -162,7 +188,7 @@ class Frequency(torch.nn.Module):
 
     def forward(self, above: Tensor | float = 0.0) -> Tensor:
         """The frequency in Hz, float64."""
-        return above + (self.nyquist - above) * torch.sigmoid(self.raw.double())
+        return above + (self.nyquist - above) * torch.sigmoid(exact(self.raw))
 
 
 class Positive(torch.nn.Module):
@@ -173,13 +199,19 @@ class Positive(torch.nn.Module):
         self.raw = torch.nn.Parameter(torch.log(value).float())
 
     def forward(self) -> Tensor:
-        return torch.exp(self.raw.double())
+        return torch.exp(exact(self.raw))
+
+
+def exact(parameter: Tensor) -> Tensor:
+    """A parameter in float64, in which designs are computed."""
+    # Apple's GPUs have no float64: designs are small, and wait for the signal on the CPU
+    return (parameter.cpu() if parameter.device.type == "mps" else parameter).double()
 
 
 def choose_form(
     form: str, frequency_hz: Tensor, sample_rate_hz: float, possible: bool, where: str
 ) -> str:
-    """ "sos" or "svf": what `form` asks for, or by the cut-off.
+    """The operator, sos or svf: what `form` asks for, or by the cut-off.
 
     Raises:
         ParameterError: Unknown form, or no state-variable form for this filter.
@@ -190,3 +222,8 @@ def choose_form(
         raise ParameterError("this filter has no state-variable form", where=where)
     low = float(frequency_hz.min()) < SVF_BELOW * sample_rate_hz
     return "svf" if form == "svf" or (form == "auto" and possible and low) else "sos"
+
+
+def form_name(kind: str) -> str:
+    """What the argument `form` calls an operator."""
+    return "direct" if kind == "sos" else kind

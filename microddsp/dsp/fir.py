@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from microddsp import relax_ops
-from microddsp.dsp.block import Block, State, whole, zeros
+from microddsp.dsp.block import Block, State, positive, whole, zeros
 from microddsp.errors import ParameterError
 
 
@@ -37,7 +37,8 @@ class FIR(Block):
         if not bool(torch.isfinite(values).all()):
             raise ParameterError("taps are not finite", where="FIR")
         self.taps = torch.nn.Parameter(values)
-        self.sample_rate_hz = sample_rate_hz
+        if sample_rate_hz is not None:
+            self.sample_rate_hz = float(positive("sample_rate_hz", sample_rate_hz, "FIR"))
 
     @classmethod
     def lowpass(cls, cutoff_hz: float, taps: int, *, sample_rate_hz: float) -> FIR:
@@ -78,4 +79,5 @@ class FIR(Block):
         return int(self.taps.shape[-1]) - 1
 
     def extra_repr(self) -> str:
-        return f"taps={self.taps.shape[-1]}"
+        rate = f", sample_rate_hz={self.sample_rate_hz:g}" if self.sample_rate_hz else ""
+        return f"taps={self.taps.shape[-1]}{rate}"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from microddsp.dsp.block import Block, State, show
-from microddsp.errors import ParameterError
+from microddsp.errors import ParameterError, SignalError
 
 
 class Gain(Block):
@@ -29,6 +29,10 @@ class Gain(Block):
 
     def process(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         gain = self.gain.to(x)
+        if gain.dim() and gain.shape[0] != x.shape[-2]:
+            raise SignalError(
+                f"{gain.shape[0]} gains do not fit {x.shape[-2]} channels", where="Gain"
+            )
         return x * (gain[:, None] if gain.dim() else gain), state
 
     def extra_repr(self) -> str:

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from microddsp.dsp.filter import Filter
+from microddsp.dsp.filter import Filter, as_svf, choose_form, exact, form_name, poles
 from microddsp.errors import ParameterError
 
 # Room between a start value and the edge of stability, so that its logit is finite.
-_EDGE = 1e-7
+_EDGE = 1e-14
 
 
 class SOS(Filter):
@@ -24,6 +24,8 @@ class SOS(Filter):
     Args:
         sos: (sections, 6) as scipy gives it: b0 b1 b2 a0 a1 a2; a0 is divided out.
         sample_rate_hz: Samples per second.
+        form: "direct", "svf", or "auto": state-variable if a pole is below 1/500 of the sample
+            rate. The system is the same.
         initial: "zero" or "first_sample".
 
     Raises:
@@ -35,6 +37,7 @@ class SOS(Filter):
         sos: np.ndarray | Sequence[Sequence[float]],
         *,
         sample_rate_hz: float,
+        form: str = "auto",
         initial: str = "zero",
     ) -> None:
         super().__init__(sample_rate_hz, initial)
@@ -50,18 +53,22 @@ class SOS(Filter):
         if not bool(((a2.abs() < 1) & (a1.abs() < 1 + a2)).all()):
             raise ParameterError("sos has a pole on or outside the unit circle", where="SOS")
         self.sections = int(table.shape[0])
+        # a pole's distance from 1: its angle if it is near the circle, its decay if it is real
+        frequency_hz = (1 - poles(a1, a2)).abs() * sample_rate_hz / (2 * torch.pi)
+        self.kind = choose_form(form, frequency_hz, sample_rate_hz, True, "SOS")
         self.numerator = torch.nn.Parameter(table[:, :3].float())
         limit = 1 - _EDGE
         self.raw_a2 = torch.nn.Parameter(torch.atanh(a2.clamp(-limit, limit)))
         self.raw_a1 = torch.nn.Parameter(torch.atanh((a1 / (1 + a2)).clamp(-limit, limit)))
 
     def coefficients(self) -> Tensor:
-        a2 = torch.tanh(self.raw_a2.double())
-        a1 = torch.tanh(self.raw_a1.double()) * (1 + a2)
-        return torch.cat([self.numerator.double(), torch.stack([a1, a2], -1)], -1)
+        a2 = torch.tanh(exact(self.raw_a2))
+        a1 = torch.tanh(exact(self.raw_a1)) * (1 + a2)
+        sections = torch.cat([exact(self.numerator), torch.stack([a1, a2], -1)], -1)
+        return as_svf(sections) if self.kind == "svf" else sections
 
     def extra_repr(self) -> str:
         return (
-            f"sections={self.numerator.shape[0]}, sample_rate_hz={self.sample_rate_hz:g}, "
-            f"initial={self.initial}"
+            f"sections={self.sections}, sample_rate_hz={self.sample_rate_hz:g}, "
+            f"form={form_name(self.kind)}, initial={self.initial}"
         )

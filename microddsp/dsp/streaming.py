@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from microddsp.errors import SignalError
+
 if TYPE_CHECKING:
     from microddsp.dsp.block import Block
 
@@ -27,6 +29,8 @@ class Store(Protocol):
 class _Active(threading.local):
     def __init__(self) -> None:
         self.stores: dict[int, Store] = {}
+        # what the user's own buffers were when the stream of a module began
+        self.starts: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
 
 _ACTIVE = _Active()
@@ -42,7 +46,32 @@ def is_streaming(block: torch.nn.Module) -> bool:
     return store_of(block) is not None
 
 
-class _Buffers:
+class _Once:
+    """Notices a block that is used twice in one chunk: both uses would share one state, and a
+    stream would not be what the whole signal gives."""
+
+    def __init__(self) -> None:
+        self._used: set[int] | None = None
+
+    def begin(self, *_: object) -> None:
+        self._used = set()
+
+    def end(self, *_: object) -> None:
+        self._used = None
+
+    def note(self, block: Block) -> None:
+        if self._used is None:
+            return
+        if id(block) in self._used:
+            raise SignalError(
+                "a block with a state is used twice in one chunk",
+                where=type(block).__name__,
+                hint="give each place a block of its own; they may share parameters",
+            )
+        self._used.add(id(block))
+
+
+class _Buffers(_Once):
     """State in non-persistent buffers of the block itself: what the compiler lifts."""
 
     def read(self, block: Block, initial: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -52,14 +81,18 @@ class _Buffers:
         return {key: block.get_buffer(PREFIX + key) for key in initial}
 
     def write(self, block: Block, state: dict[str, Tensor]) -> None:
+        if state:
+            self.note(block)
         for key, value in state.items():
             block.get_buffer(PREFIX + key).copy_(value.detach())
 
 
-class _Given:
+class _Given(_Once):
     """State in a dictionary of the caller: `step`."""
 
     def __init__(self, names: dict[int, str], state: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.begin()
         self._names = names
         self.state = state
 
@@ -68,8 +101,20 @@ class _Given:
         return {key: self.state.get(f"{path}.{key}", value) for key, value in initial.items()}
 
     def write(self, block: Block, state: dict[str, Tensor]) -> None:
+        if state:
+            self.note(block)
         path = self._names[id(block)]
         self.state.update({f"{path}.{key}": value for key, value in state.items()})
+
+
+def _users(module: torch.nn.Module) -> list[tuple[str, Tensor]]:
+    """Buffers that are not the states or designs of our blocks."""
+    blocks = {path for path, _ in _blocks(module).values()}
+    return [
+        (name, value)
+        for name, value in module.named_buffers()
+        if name.rpartition(".")[0] not in blocks
+    ]
 
 
 def _blocks(module: torch.nn.Module) -> dict[int, tuple[str, Block]]:
@@ -103,10 +148,19 @@ def streaming(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
     before = {
         key: {n for n in b._buffers if n.startswith(PREFIX)} for key, (_, b) in blocks.items()
     }
-    with _using(_Buffers(), blocks):
+    store = _Buffers()
+    hooks = [
+        module.register_forward_pre_hook(store.begin),
+        module.register_forward_hook(store.end, always_call=True),
+    ]
+    _ACTIVE.starts[id(module)] = [(b, b.detach().clone()) for _, b in _users(module)]
+    with _using(store, blocks):
         try:
             yield module
         finally:
+            for hook in hooks:
+                hook.remove()
+            _ACTIVE.starts.pop(id(module), None)
             for key, (_, block) in blocks.items():
                 for name in [n for n in block._buffers if n.startswith(PREFIX)]:
                     if name not in before[key]:
@@ -115,7 +169,11 @@ def streaming(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
 
 
 def reset(module: torch.nn.Module) -> None:
-    """Inside `streaming`: forget the signal seen so far. States start again at the next call."""
+    """Inside `streaming`: forget the signal seen so far; the user's own buffers become what they
+    were at the start of the stream."""
+    for buffer, start in _ACTIVE.starts.get(id(module), []):
+        with torch.no_grad():
+            buffer.copy_(start)
     for _, block in _blocks(module).values():
         for name in [n for n in block._buffers if n.startswith(PREFIX)]:
             initial = block.start_of(name.removeprefix(PREFIX))
@@ -136,15 +194,21 @@ def step(
 
     Returns:
         What the module returns, and the state after the chunk.
+
+    Raises:
+        SignalError: The state is that of another module.
     """
     blocks = _blocks(module)
     known = dict(state or {})
     given = _Given({key: path for key, (path, _) in blocks.items()}, known)
-    buffers = {
-        name: known.get(name, value).clone()
-        for name, value in module.named_buffers()
-        if not name.rpartition(".")[2].startswith(PREFIX)
-    }
+    buffers = {name: known.get(name, value).clone() for name, value in _users(module)}
+    paths = {path for path, _ in blocks.values()}
+    foreign = [n for n in known if n not in buffers and n.rpartition(".")[0] not in paths]
+    if foreign:
+        raise SignalError(
+            f"the state has {', '.join(foreign)}, which this module has not",
+            hint="give the state that a step of the same pipeline returned",
+        )
     arguments = x if isinstance(x, tuple) else (x,)
     with _using(given, blocks):
         y = torch.func.functional_call(module, buffers, arguments)

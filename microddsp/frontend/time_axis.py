@@ -34,8 +34,13 @@ _BY_DIM = {
 }
 
 # May name the first axis without mixing along it, as long as its length stays.
-_HARMLESS = (aten.slice.Tensor, aten._to_copy.default, aten.clone.default, aten.expand.default,
-             aten.permute.default)
+_HARMLESS = (
+    aten.slice.Tensor,
+    aten._to_copy.default,
+    aten.clone.default,
+    aten.expand.default,
+    aten.permute.default,
+)
 
 
 def stream_axes(program: torch.export.ExportedProgram, states: Sequence[State]) -> list[int | None]:

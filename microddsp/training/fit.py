@@ -15,7 +15,6 @@ from microddsp.errors import MicroddspError, ParameterError, SignalError
 from microddsp.training.counts import count_loss, find_counter, window_counts
 from microddsp.training.windows import Windows
 
-
 # Share of the past in the running mean of parameters.
 AVERAGE_DECAY = 0.95
 

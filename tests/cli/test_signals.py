@@ -14,9 +14,7 @@ from microddsp.signals import read_inputs, write_npz
 from microddsp.signature import InputSpec, OutputStructure, Signature, TensorSpec
 
 
-def signature(
-    *inputs: InputSpec, sample_rate_hz: float | None = None
-) -> Signature:
+def signature(*inputs: InputSpec, sample_rate_hz: float | None = None) -> Signature:
     return Signature(
         name="m",
         inputs=inputs or (InputSpec("x", (1, 4), "float32"),),

@@ -113,9 +113,8 @@ def test_the_object_has_no_mutable_data_and_leaks_no_names(model, tmp_path: Path
         mutable = {s.name for s in elf.iter_sections() if s["sh_flags"] & 0x1 and s["sh_size"]}
         symbols = [s for s in elf.get_section_by_name(".symtab").iter_symbols()]
     assert not mutable  # SHF_WRITE
-    defined = {
-        s.name for s in symbols if s["st_info"]["bind"] == "STB_GLOBAL" and s["st_shndx"] != "SHN_UNDEF"
-    }
+    exported = [s for s in symbols if s["st_info"]["bind"] == "STB_GLOBAL"]
+    defined = {s.name for s in exported if s["st_shndx"] != "SHN_UNDEF"}
     name = model.name
     assert defined == {f"{name}_init", f"{name}_reset", f"{name}_process"}
     needed = {s.name for s in symbols if s["st_shndx"] == "SHN_UNDEF" and s.name}

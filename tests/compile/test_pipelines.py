@@ -89,7 +89,10 @@ FILTERS: dict[str, Callable[[], nn.Module]] = {
     "causal conv": lambda: dsp.CausalConv1d(2, 3, 4, dilation=2),
     "grouped conv": lambda: dsp.CausalConv1d(2, 4, 3, groups=2, bias=False),
     "network": lambda: nn.Sequential(
-        dsp.CausalConv1d(2, 4, 3), nn.ReLU(), dsp.CausalConv1d(4, 4, 1), nn.Tanh(),
+        dsp.CausalConv1d(2, 4, 3),
+        nn.ReLU(),
+        dsp.CausalConv1d(4, 4, 1),
+        nn.Tanh(),
         dsp.CausalConv1d(4, 1, 5),
     ),
     "detector": lambda: nn.Sequential(
@@ -109,21 +112,33 @@ def test_a_block_streams_as_in_torch(name: str, block: int) -> None:
 
 RATES: dict[str, Callable[[], nn.Module]] = {
     "decimated": lambda: nn.Sequential(
-        dsp.Lowpass(900.0, sample_rate_hz=RATE), dsp.Decimate(4),
+        dsp.Lowpass(900.0, sample_rate_hz=RATE),
+        dsp.Decimate(4),
         dsp.OnePole(100.0, sample_rate_hz=RATE / 4),
     ),
     "strided conv": lambda: nn.Sequential(
         dsp.CausalConv1d(2, 3, 5, stride=2), nn.ReLU(), dsp.CausalConv1d(3, 2, 3, stride=2)
     ),
     "framed conv": lambda: nn.Sequential(
-        dsp.DCBlocker(5.0, sample_rate_hz=RATE), dsp.Frames(12, 8), nn.Conv1d(2, 4, 3),
-        nn.BatchNorm1d(4), nn.ReLU(), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(20, 3),
+        dsp.DCBlocker(5.0, sample_rate_hz=RATE),
+        dsp.Frames(12, 8),
+        nn.Conv1d(2, 4, 3),
+        nn.BatchNorm1d(4),
+        nn.ReLU(),
+        nn.MaxPool1d(2),
+        nn.Flatten(),
+        nn.Linear(20, 3),
         nn.Softmax(-1),
     ),
     "framed linear": lambda: nn.Sequential(dsp.Frames(8), nn.Linear(8, 2), nn.Sigmoid()),
     "framed layers": lambda: nn.Sequential(
-        dsp.Frames(8, 4), nn.Linear(8, 6), nn.LayerNorm(6), nn.Softmax(1), nn.Flatten(),
-        nn.Linear(12, 2), nn.LogSoftmax(-1),
+        dsp.Frames(8, 4),
+        nn.Linear(8, 6),
+        nn.LayerNorm(6),
+        nn.Softmax(1),
+        nn.Flatten(),
+        nn.Linear(12, 2),
+        nn.LogSoftmax(-1),
     ),
     "one frame a block": lambda: nn.Sequential(dsp.Frames(32, 16), nn.AdaptiveAvgPool1d(1)),
 }
@@ -140,8 +155,10 @@ def test_many_blocks_at_once_are_the_blocks_joined() -> None:
     x = signal(2, 96)
     model = check(module, x, block=16)
     same(model.run(x), torch.cat(streamed(module, [x], 16), -1))
-    same(model.run(x[:, :32]), torch.cat(streamed(module, [torch.cat([x, x[:, :32]], -1)], 16),
-                                         -1)[:, 48:])
+    same(
+        model.run(x[:, :32]),
+        torch.cat(streamed(module, [torch.cat([x, x[:, :32]], -1)], 16), -1)[:, 48:],
+    )
 
 
 def test_a_stream_equals_the_whole_signal() -> None:
@@ -305,9 +322,7 @@ def test_the_same_tensor_may_be_two_outputs() -> None:
 
 def test_an_output_may_be_constant() -> None:
     x, constant = signal(2, 16), torch.tensor([1.5, -2.5])
-    model = microddsp.compile(
-        Returns(lambda x: (x * 2, constant * 2)), x, target="host", name="m"
-    )
+    model = microddsp.compile(Returns(lambda x: (x * 2, constant * 2)), x, target="host", name="m")
     first, second = model.run(x)
     same(first, x * 2)
     same(second, constant * 2)
@@ -355,7 +370,10 @@ def test_raw_interleaved_samples_are_scaled_and_sorted() -> None:
     module, x = FILTERS["lowpass"](), signal(2, 64)
     raw = (x * 8000).to(torch.int16)
     model = microddsp.compile(
-        module, x[:, :16], target="host", name="m",
+        module,
+        x[:, :16],
+        target="host",
+        name="m",
         input=microddsp.Input(dtype="s16", interleaved=True),
     )
     with torch.no_grad():
@@ -367,7 +385,10 @@ def test_raw_samples_with_offset_are_scaled() -> None:
     module, x = FILTERS["envelope"](), signal(2, 32)
     raw = (x * 400 + 2048).to(torch.int32).numpy().astype("uint16")
     model = microddsp.compile(
-        module, x[:, :16], target="host", name="m",
+        module,
+        x[:, :16],
+        target="host",
+        name="m",
         input=microddsp.Input(dtype="u16", offset=2048.0, scale=1 / 2048),
     )
     with torch.no_grad():

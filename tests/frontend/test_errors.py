@@ -206,9 +206,7 @@ def test_sample_rates_at_odds_are_refused() -> None:
 
 
 def test_a_decimation_explains_two_sample_rates() -> None:
-    module = nn.Sequential(
-        smooth(), dsp.Decimate(2), dsp.OnePole(100.0, sample_rate_hz=RATE / 2)
-    )
+    module = nn.Sequential(smooth(), dsp.Decimate(2), dsp.OnePole(100.0, sample_rate_hz=RATE / 2))
     model = microddsp.compile(module, BLOCK, target="host", name="m")
     assert model.signature.sample_rate_hz == RATE
 

@@ -85,11 +85,15 @@ NANS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 REFUSED: dict[str, tuple[nn.Module, tuple[Tensor, ...], str]] = {
     "product of integers": (
-        CallTwo(lambda x, y: x @ y.T), (WHOLE, WHOLE), "torch.int32 is not supported"
+        CallTwo(lambda x, y: x @ y.T),
+        (WHOLE, WHOLE),
+        "torch.int32 is not supported",
     ),
     "running sum of bytes": (Call(lambda x: x.cumsum(-1)), (BYTES,), "cumsum has no kernel"),
     "pool with indices": (
-        Call(lambda x: F.max_pool1d(x[None], 2, return_indices=True)[1]), (X,), "indices"
+        Call(lambda x: F.max_pool1d(x[None], 2, return_indices=True)[1]),
+        (X,),
+        "indices",
     ),
 }
 

@@ -144,9 +144,7 @@ def test_closing_leaves_no_process_and_no_descriptor(probe: Maker, running: Runn
     assert set(os.listdir("/proc/self/fd")) <= before
 
 
-def test_a_session_that_is_only_forgotten_leaves_no_process(
-    probe: Maker, running: Running
-) -> None:
+def test_a_session_that_is_only_forgotten_leaves_no_process(probe: Maker, running: Running) -> None:
     board = open_board("mps2-an386", probe())
     pids = board._link.process_ids()
     del board

@@ -40,9 +40,7 @@ def signal() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def model() -> CompiledModel:
-    return microddsp.compile(
-        Plops(), torch.zeros(1, 64), name="plops", taps=["band", "envelope"]
-    )
+    return microddsp.compile(Plops(), torch.zeros(1, 64), name="plops", taps=["band", "envelope"])
 
 
 def test_the_host_is_within_the_tolerance(model: CompiledModel, signal: np.ndarray) -> None:
@@ -96,9 +94,7 @@ def test_the_first_diverging_sample_is_named(model: CompiledModel, signal: np.nd
     assert "first divergence: output 'envelope', block 16, index [0, " in str(caught.value)
 
 
-def test_a_pipeline_with_other_outputs_is_refused(
-    model: CompiledModel, signal: np.ndarray
-) -> None:
+def test_a_pipeline_with_other_outputs_is_refused(model: CompiledModel, signal: np.ndarray) -> None:
     with pytest.raises(VerificationError, match="not what was compiled"):
         microddsp.verify(dsp.Gain(2.0), model, signal)
 

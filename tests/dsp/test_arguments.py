@@ -1,0 +1,132 @@
+"""What blocks refuse, and what they print."""
+
+import pytest
+import torch
+
+from microddsp import dsp
+from microddsp.errors import MicroddspError, ParameterError, SignalError
+
+NAN = float("nan")
+FS = 8000.0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: dsp.Gain(NAN), "gain"),
+        (lambda: dsp.Lowpass(4000.0, 2, sample_rate_hz=FS), "below half the sample rate"),
+        (lambda: dsp.Lowpass(0.0, 2, sample_rate_hz=FS), "cutoff_hz"),
+        (lambda: dsp.Lowpass(NAN, 2, sample_rate_hz=FS), "cutoff_hz"),
+        (lambda: dsp.Lowpass([100.0, 5000.0], 2, sample_rate_hz=FS), "below half"),
+        (lambda: dsp.Lowpass(100.0, 0, sample_rate_hz=FS), "order"),
+        (lambda: dsp.Lowpass(100.0, 2.5, sample_rate_hz=FS), "order"),
+        (lambda: dsp.Lowpass(100.0, NAN, sample_rate_hz=FS), "order"),
+        (lambda: dsp.Lowpass(100.0, float("inf"), sample_rate_hz=FS), "order"),
+        (lambda: dsp.Lowpass(100.0, "two", sample_rate_hz=FS), "order"),
+        (lambda: dsp.Lowpass(100.0, 25, sample_rate_hz=FS), "order"),
+        (lambda: dsp.Lowpass(100.0, sample_rate_hz=NAN), "sample_rate_hz"),
+        (lambda: dsp.Lowpass(100.0, sample_rate_hz=-1.0), "sample_rate_hz"),
+        (lambda: dsp.Lowpass(100.0, sample_rate_hz=FS, form="fast"), "form"),
+        (lambda: dsp.Lowpass(100.0, sample_rate_hz=FS, initial="last"), "initial"),
+        (lambda: dsp.Bandpass(700.0, 90.0, sample_rate_hz=FS), "high_hz"),
+        (lambda: dsp.Bandpass(90.0, 90.0, sample_rate_hz=FS), "high_hz"),
+        (lambda: dsp.Bandpass(90.0, 4000.0, sample_rate_hz=FS), "high_hz"),
+        (lambda: dsp.Bandstop(-1.0, 90.0, sample_rate_hz=FS), "low_hz"),
+        (lambda: dsp.Biquad("lowpas", 100.0, 1.0, FS), "did you mean 'lowpass'"),
+        (lambda: dsp.Biquad.lowpass(100.0, 0.0, sample_rate_hz=FS), "q must be positive"),
+        (lambda: dsp.Biquad.bandpass(sample_rate_hz=FS), "f0_hz and q"),
+        (lambda: dsp.Biquad.bandpass(100.0, low_hz=5.0, sample_rate_hz=FS), "f0_hz and q"),
+        (lambda: dsp.Biquad.notch(low_hz=9.0, high_hz=5.0, sample_rate_hz=FS), "edges"),
+        (lambda: dsp.SOS([[1.0, 0, 0, 1, -2.0, 1.0]], sample_rate_hz=FS), "unit circle"),
+        (lambda: dsp.SOS([[1.0, 0, 0, 0, 0, 0]], sample_rate_hz=FS), "a0"),
+        (lambda: dsp.SOS([[NAN, 0, 0, 1, 0, 0]], sample_rate_hz=FS), "finite"),
+        (lambda: dsp.SOS([[1.0, 0, 0, 1, 0]], sample_rate_hz=FS), "sections, 6"),
+        (lambda: dsp.OnePole(sample_rate_hz=FS), "time_constant_s"),
+        (lambda: dsp.OnePole(5.0, time_constant_s=1.0, sample_rate_hz=FS), "time_constant_s"),
+        (lambda: dsp.OnePole(time_constant_s=-1.0, sample_rate_hz=FS), "time_constant_s"),
+        (lambda: dsp.DCBlocker(5000.0, sample_rate_hz=FS), "cutoff_hz"),
+        (lambda: dsp.FIR([]), "taps"),
+        (lambda: dsp.FIR([1.0, NAN]), "taps"),
+        (lambda: dsp.FIR.lowpass(5000.0, 31, sample_rate_hz=FS), "FIR"),
+        (lambda: dsp.FIR.lowpass(500.0, 0, sample_rate_hz=FS), "taps"),
+        (lambda: dsp.CausalConv1d(3, 4, 3, groups=2), "groups"),
+        (lambda: dsp.CausalConv1d(3, 4, 0), "kernel_size"),
+        (lambda: dsp.CausalConv1d(3, 4, 3, stride=0), "stride"),
+        (lambda: dsp.Envelope(-0.1, 0.1, sample_rate_hz=FS), "attack_s"),
+        (lambda: dsp.Envelope(0.1, 0.0, sample_rate_hz=FS), "release_s"),
+        (lambda: dsp.Envelope(0.1, NAN, sample_rate_hz=FS), "release_s"),
+        (lambda: dsp.Envelope(0.1, 0.1, sample_rate_hz=FS, rectify="sqare"), "'square'"),
+        (lambda: dsp.Decimate(0), "factor"),
+        (lambda: dsp.Decimate(1.5), "factor"),
+        (lambda: dsp.Frames(4, 8), "hop"),
+        (lambda: dsp.Frames(0), "length"),
+    ],
+)
+def test_senseless_values_are_refused_by_name(make, message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.zeros(8), "channels"),
+        (torch.zeros(1, 8, dtype=torch.int16), "int16"),
+        (torch.zeros(1, 8, dtype=torch.float16), "float16"),
+    ],
+)
+def test_what_is_no_signal_is_refused(x: torch.Tensor, message: str) -> None:
+    with pytest.raises(SignalError, match=message):
+        dsp.Lowpass(100.0, sample_rate_hz=FS)(x)
+
+
+def test_parameters_for_other_channels_than_the_signals_are_refused() -> None:
+    with pytest.raises(MicroddspError):
+        dsp.Lowpass([100.0, 200.0], sample_rate_hz=FS)(torch.zeros(3, 8))
+    with pytest.raises(MicroddspError):
+        dsp.Gain([1.0, 2.0])(torch.zeros(1, 8))
+
+
+@pytest.mark.parametrize("block", [dsp.Decimate(4), dsp.Frames(8, 4)])
+def test_a_chunk_that_splits_a_hop_is_refused(block: dsp.Block) -> None:
+    with pytest.raises(MicroddspError, match="4"):
+        block(torch.zeros(1, 6))
+
+
+def test_learned_values_print_in_units() -> None:
+    lines = {
+        dsp.Bandpass(90.0, 700.0, 4, sample_rate_hz=FS): "low_hz=90, high_hz=700, order=4",
+        dsp.Lowpass([50.0, 60.5], sample_rate_hz=FS): "cutoff_hz=[50, 60.5]",
+        dsp.Biquad.notch(50.0, 5.0, sample_rate_hz=FS): "notch, f0_hz=50, q=5",
+        dsp.Envelope(0.002, 0.05, sample_rate_hz=FS): "attack_s=0.002, release_s=0.05",
+        dsp.OnePole(5.0, sample_rate_hz=FS): "cutoff_hz=5",
+        dsp.Gain(2.0): "gain=2",
+        dsp.Frames(8, 4): "length=8, hop=4",
+    }
+    for block, text in lines.items():
+        assert text in repr(block)
+        assert text in repr(torch.nn.Sequential(block))
+
+
+def test_learned_values_are_attributes_in_units() -> None:
+    band = dsp.Bandpass(90.0, 700.0, 4, sample_rate_hz=FS)
+    assert float(band.low_hz.detach()) == pytest.approx(90.0, rel=1e-5)
+    assert float(band.high_hz.detach()) == pytest.approx(700.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("move", [-50.0, -3.0, 3.0, 50.0])
+def test_no_step_of_an_optimiser_makes_a_filter_unstable(move: float) -> None:
+    for block in (
+        dsp.Bandpass(90.0, 700.0, 3, sample_rate_hz=FS),
+        dsp.Lowpass(100.0, 3, sample_rate_hz=FS),
+        dsp.Biquad.notch(100.0, 1.0, sample_rate_hz=FS),
+        dsp.SOS([[1.0, 0, 0, 1, -1.6, 0.7]], sample_rate_hz=FS),
+        dsp.DCBlocker(5.0, sample_rate_hz=FS),
+        dsp.Envelope(0.01, 0.1, sample_rate_hz=FS),
+    ):
+        with torch.no_grad():
+            for parameter in block.parameters():
+                parameter.add_(move)
+            y = block(torch.ones(1, 2000, dtype=torch.float64))
+        assert bool(torch.isfinite(y).all())
+        assert float(y.abs().max()) < 1e6
