@@ -24,6 +24,7 @@ demo: setup
 
 lint: setup
 	$(PYTHON_VENV) -m ruff check .
+	$(PYTHON_VENV) -m ruff format --check .
 	$(PYTHON_VENV) -m mypy
 
 test: lint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -64,11 +65,25 @@ class FunctionTime:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class _Remote:
+    """Functions of the firmware, and tensors in the device's memory for one block."""
+
+    process: Any
+    reset: Any
+    time_blocks: Any
+    stack_high_water: Any
+    inputs: tuple[Any, ...]
+    outputs: tuple[Any, ...]
+
+
 class BoardSession:
     """Firmware that runs. `session` is TVM's own `RPCSession` with the functions `process`,
-    `reset`, `time_blocks` and `stack_high_water`; its calls are not protected against signals.
+    `reset`, `time_blocks` and `stack_high_water`; its calls are not protected against signals
+    and other threads, those of this class are.
 
-    Close it, or use it as a context manager: no process is left then.
+    Close it, or use it as a context manager: no process is left then. In a forked child it is
+    closed, and goes on in the parent.
     """
 
     def __init__(
@@ -82,6 +97,8 @@ class BoardSession:
         """
         self.board = board
         self.signature = signature
+        # A whole signal at a time: blocks of two signals would mix in the model's state.
+        self._lock = threading.RLock()
         self._link = Link(qemu_command(board, image), timeout_s)
         try:
             call(self._prepare)
@@ -90,20 +107,28 @@ class BoardSession:
             raise
 
     def _prepare(self) -> None:
-        session = self._link.session
-        self._process = session.get_function("process")
-        self._reset = session.get_function("reset")
-        self._time_blocks = session.get_function("time_blocks")
-        self._stack_high_water = session.get_function("stack_high_water")
-        self._inputs = [self._empty(spec) for spec in self.signature.inputs]
-        self._outputs = [self._empty(spec) for spec in self.signature.outputs]
-        self._reset()
+        find = self._link.session.get_function
+        self._link.hold(
+            _Remote(
+                find("process"),
+                find("reset"),
+                find("time_blocks"),
+                find("stack_high_water"),
+                tuple(self._empty(spec) for spec in self.signature.inputs),
+                tuple(self._empty(spec) for spec in self.signature.outputs),
+            )
+        )
+        self._remote.reset()
 
-    def _empty(self, spec: TensorSpec, blocks: int | None = None) -> Any:
+    def _empty(self, spec: TensorSpec) -> Any:
         import tvm
 
-        shape = spec.shape if blocks is None else (blocks, *spec.shape)
-        return tvm.runtime.empty(shape, spec.dtype, device=self._link.device)
+        return tvm.runtime.empty(spec.shape, spec.dtype, device=self._link.device)
+
+    @property
+    def _remote(self) -> _Remote:
+        remote: _Remote = self._link.given
+        return remote
 
     @property
     def session(self) -> Any:
@@ -130,20 +155,23 @@ class BoardSession:
             DeviceTimeoutError: It did not answer in time.
         """
         blocks = split_blocks(self.signature, inputs, tail)
-        self.reset()
-        outputs = [call(self._run_block, block) for block in blocks]
+        with self._lock:
+            self.reset()
+            outputs = [call(self._run_block, block) for block in blocks]
         return join_blocks(self.signature, outputs, like=inputs)
 
     def _run_block(self, block: Sequence[np.ndarray]) -> list[np.ndarray]:
-        for tensor, array in zip(self._inputs, block, strict=True):
+        remote = self._remote
+        for tensor, array in zip(remote.inputs, block, strict=True):
             tensor.copyfrom(array)
-        self._process(*self._inputs, *self._outputs)
-        return [tensor.numpy() for tensor in self._outputs]
+        remote.process(*remote.inputs, *remote.outputs)
+        return [tensor.numpy() for tensor in remote.outputs]
 
     def reset(self) -> None:
         """Forget the signal seen so far."""
-        self._check_open()
-        call(self._reset)
+        with self._lock:
+            self._check_open()
+            call(self._remote.reset)
 
     def time(self, *inputs: Array, tail: str = "error") -> Timing:
         """Reset the model and time every block of the signals on the device.
@@ -155,13 +183,14 @@ class BoardSession:
             LinkError: The device stopped or reports an error.
         """
         blocks = split_blocks(self.signature, inputs, tail)
-        self.reset()
-        at_once = self._blocks_at_once()
         ticks: list[int] = []
         overhead = 0
-        for i in range(0, len(blocks), at_once):
-            more, overhead = call(self._time_some, blocks[i : i + at_once])
-            ticks += more
+        with self._lock:
+            self.reset()
+            at_once = self._blocks_at_once()
+            for i in range(0, len(blocks), at_once):
+                more, overhead = call(self._time_some, blocks[i : i + at_once])
+                ticks += more
         empty = self.board.instructions(overhead)
         counts = sorted(self.board.instructions(t) - empty for t in ticks)
         middle = float(median(counts))
@@ -186,7 +215,7 @@ class BoardSession:
             for i in range(len(self.signature.inputs))
         ]
         ticks = tvm.runtime.empty((len(blocks),), "int32", device=device)
-        overhead = int(self._time_blocks(*inputs, *self._outputs, ticks))
+        overhead = int(self._remote.time_blocks(*inputs, *self._remote.outputs, ticks))
         return [int(t) for t in ticks.numpy().view(np.uint32)], overhead
 
     def _blocks_at_once(self) -> int:
@@ -212,18 +241,17 @@ class BoardSession:
         Raises:
             LinkError: The device stopped or reports an error.
         """
-        self.reset()
-        used = int(call(self._stack_high_water, *self._inputs, *self._outputs))
-        self.reset()
-        return used
+        with self._lock:
+            self.reset()
+            remote = self._remote
+            used = call(remote.stack_high_water, *remote.inputs, *remote.outputs)
+            self.reset()
+        return int(used)
 
     def close(self) -> None:
         """End the session; may be called again."""
-        for name in ("_inputs", "_outputs"):
-            call(self.__dict__.pop, name, None)
-        for name in ("_process", "_reset", "_time_blocks", "_stack_high_water"):
-            call(self.__dict__.pop, name, None)
-        self._link.close()
+        with self._lock:
+            self._link.close()
 
     def __enter__(self) -> BoardSession:
         return self

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -154,3 +158,43 @@ def test_two_sessions_at_once_do_not_meet(probe: Maker) -> None:
         assert two.run(np.ones((1, 8), np.float32))[0, 0] == 2.0
         one.close()
         assert two.run(np.ones((1, 8), np.float32))[0, 0] == 2.0
+
+
+def test_threads_take_turns_with_whole_signals(summing: BoardSession) -> None:
+    signals = [np.full((1, 8 * 30), float(i), np.float32) for i in range(1, 5)]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(summing.run, signals * 3))
+    for signal, answer in zip(signals * 3, answers, strict=True):
+        np.testing.assert_array_equal(answer, np.cumsum(signal, axis=1))
+
+
+FORKING = """
+import os, sys
+import numpy as np
+sys.path.insert(0, {tests!r})
+from conftest import make_model
+from microddsp.errors import BoardError
+from microddsp.micro.session import open_board
+session = open_board("mps2-an386", make_model())
+signal = np.ones((1, 16), np.float32)
+child = os.fork()
+if child == 0:
+    try:
+        session.run(signal)
+    except BoardError as error:
+        print(error, flush=True)
+    sys.exit()  # an ordinary end, with all that Python releases then
+assert os.waitpid(child, 0)[1] == 0
+print(session.run(signal)[0, -1])
+"""
+
+
+def test_a_forked_child_leaves_the_session_alone() -> None:
+    script = FORKING.format(tests=str(Path(__file__).parent))
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    told, answer = done.stdout.splitlines()
+    assert "closed" in told
+    assert float(answer) == 16.0

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from microddsp.micro.targets import find_target
 
 from microddsp.errors import ArchiveError
 from microddsp.micro.package import archive
 from microddsp.micro.package.model import CompiledModel
+from microddsp.micro.targets import find_target
 from microddsp.signature import InputSpec, OutputStructure, Signature, TensorSpec
 
 ROOT = Path(__file__).resolve().parents[2]

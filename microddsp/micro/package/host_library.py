@@ -47,6 +47,7 @@ class HostLibrary:
                 [where / f"{signature.name}.c", where / "shim.c"],
                 where / "model.so",
                 ["-shared"],
+                ["-lm"],
             )
             self._library = ctypes.CDLL(str(library))
         self._library.shim_size.restype = ctypes.c_size_t

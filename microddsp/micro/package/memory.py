@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,21 +10,19 @@ from typing import TYPE_CHECKING, Any
 from elftools.elf.elffile import ELFFile
 
 from microddsp.micro.package.objects import compile_c
+from microddsp.micro.package.stack import deepest, library_functions
 
 if TYPE_CHECKING:
     from microddsp.micro.package.model import CompiledModel
 
-_NODE = re.compile(r'node: \{ title: "([^"]+)" label: "([^"]*)"')
-_EDGE = re.compile(r'edge: \{ sourcename: "([^"]+)" targetname: "([^"]+)"')
-_BYTES = re.compile(r"(\d+) bytes")
-
 
 @dataclass(frozen=True, slots=True)
 class MemoryReport:
-    """Bytes. `ram_bytes` is state plus arena; `stack_bytes` is the deepest path below `process`.
+    """Bytes. `ram_bytes` is state plus arena; `stack_bytes` is the deepest path from `process`,
+    the compiler's and the C library's own functions included.
 
     `buffers` lists every arena buffer as (name, bytes, offset, first call, last call), `sections`
-    the object's sections, `outside` functions of the C library whose stack is not counted.
+    the object's sections, `outside` functions that it calls but whose stack could not be counted.
     """
 
     flash_bytes: int
@@ -67,7 +64,10 @@ def measure(model: CompiledModel) -> MemoryReport:
                 if section["sh_flags"] & 0x2 and section["sh_size"]  # SHF_ALLOC
             }
         graph = next(where.glob("*.ci")).read_text()
-    stack, outside = _deepest(graph, f"{model.name}_process")
+        root = f"{model.name}_process"
+        stack, outside = deepest(graph, root, {})
+        if outside:
+            stack, outside = deepest(graph, root, library_functions(model.target, built, root))
     signature = model.signature
     return MemoryReport(
         flash_bytes=sum(size for name, size in sections.items() if not name.startswith(".bss")),
@@ -78,25 +78,3 @@ def measure(model: CompiledModel) -> MemoryReport:
         sections=dict(sorted(sections.items())),
         outside=outside,
     )
-
-
-def _deepest(graph: str, root: str) -> tuple[int, tuple[str, ...]]:
-    """Bytes of the deepest call path from `root`, and the callees whose size GCC does not know."""
-    own: dict[str, int] = {}
-    for title, label in _NODE.findall(graph):
-        size = _BYTES.search(label)
-        if size:
-            own[title] = int(size[1])
-    calls: dict[str, list[str]] = {}
-    for source, target in _EDGE.findall(graph):
-        calls.setdefault(source, []).append(target)
-    outside: set[str] = set()
-
-    def depth(name: str) -> int:
-        if name not in own:
-            outside.add(name.rsplit(":", 1)[-1])
-            return 0
-        return own[name] + max((depth(callee) for callee in calls.get(name, ())), default=0)
-
-    start = next((n for n in own if n.rsplit(":", 1)[-1] == root), root)
-    return depth(start), tuple(sorted(outside))

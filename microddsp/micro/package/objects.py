@@ -30,7 +30,11 @@ def find_compiler(target: Target) -> str:
 
 
 def compile_c(
-    target: Target, files: Sequence[Path], output: Path, options: Sequence[str] = ()
+    target: Target,
+    files: Sequence[Path],
+    output: Path,
+    options: Sequence[str] = (),
+    libraries: Sequence[str] = (),
 ) -> Path:
     """Run the compiler; returns `output`.
 
@@ -38,7 +42,7 @@ def compile_c(
         BoardError: No compiler, or it refused the files; the message carries its words.
     """
     command = [find_compiler(target), *target.c_flags, *options]
-    command += [*map(str, files), "-o", str(output), *(["-lm"] if "-shared" in options else [])]
+    command += [*map(str, files), "-o", str(output), *libraries]
     done = subprocess.run(command, capture_output=True, text=True, cwd=output.parent, check=False)
     if done.returncode != 0:
         raise BoardError(f"{target.compiler} failed:\n{done.stderr.strip()}")

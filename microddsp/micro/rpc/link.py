@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import select
 import signal
@@ -101,6 +102,26 @@ def _as_link_error(error: BaseException) -> LinkError:
     return LinkError(text)
 
 
+# Those that this process opened and has not closed.
+_OPEN: weakref.WeakSet[Link] = weakref.WeakSet()
+
+
+def _let_go_after_fork() -> None:
+    """In a forked child: the sessions are the parent's. Nothing here may end or disturb them.
+
+    What TVM holds is never released, because its destructors would talk to the device.
+    """
+    for link in list(_OPEN):
+        link._end.detach()
+        for thing in link._held:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+        link._held.clear()
+    _OPEN.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_after_fork)
+
+
 class Link:
     """An open session with a device; use `call` around what `session` does."""
 
@@ -141,6 +162,16 @@ class Link:
         self._held: list[Any] = [session]
         self._pids = _numbers(_read_line(status))
         self._end = weakref.finalize(self, _end, status, self._pids, self._held)
+        _OPEN.add(self)
+
+    def hold(self, thing: Any) -> None:
+        """Keep what the session gave, functions and tensors, until it ends. Nobody else may."""
+        self._held.append(thing)
+
+    @property
+    def given(self) -> Any:
+        """What `hold` got last."""
+        return self._held[-1]
 
     @property
     def session(self) -> Any:
@@ -162,6 +193,7 @@ class Link:
 
     def close(self) -> None:
         """End the session; no process is left afterwards. May be called again."""
+        _OPEN.discard(self)
         with signals_held_back():
             self._end()
 
@@ -181,6 +213,8 @@ def _end(status: int, pids: tuple[int, ...], held: list[Any]) -> None:
     In this order: the session's destructor kills the bridge by its number, which must not be
     another process's by then.
     """
+    while len(held) > 1:
+        held.pop()  # what the session gave is released through it, while there is a peer
     os.close(status)
     if pids:
         _kill(pids[0], signal.SIGTERM)
