@@ -69,6 +69,10 @@ class RecordError(MicroddspError):
     """Tuning records cannot be used."""
 
 
+class PrecisionWarning(UserWarning):
+    """A filter of the model loses precision in float32; says how much, and what would not."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint that names the known names and, if one is close, the one probably meant."""
     names = sorted(known)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+import warnings
 from typing import Annotated
 
 import typer
@@ -16,7 +17,7 @@ from microddsp.cli.catalogue import boards, ops, targets
 from microddsp.cli.compile import compile_command
 from microddsp.cli.micro import micro
 from microddsp.cli.run import run_command
-from microddsp.errors import BoardError, MicroddspError
+from microddsp.errors import BoardError, MicroddspError, PrecisionWarning
 
 USER_ERROR, BOARD_ERROR, INTERRUPTED = 1, 3, 130
 
@@ -53,11 +54,18 @@ def options(
     """Differentiable DSP, from PyTorch to microcontrollers."""
 
 
+def _one_line(message: Warning | str, category: type[Warning], *where: object) -> None:
+    if issubclass(category, PrecisionWarning):
+        typer.echo(f"microddsp: warning: {message}", err=True)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; always raises SystemExit."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     # Taken out here, so that it works behind the command's name too.
     debug = "--debug" in given
+    if not debug:
+        warnings.showwarning = _one_line
     try:
         app(args=[text for text in given if text != "--debug"], prog_name="microddsp")
     except MicroddspError as error:

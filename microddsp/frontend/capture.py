@@ -19,7 +19,12 @@ from tvm.relax.frontend.torch import from_exported_program
 from microddsp.dsp.block import Block, fixed_designs
 from microddsp.dsp.streaming import reset, streaming
 from microddsp.errors import CompileError, MicroddspError
-from microddsp.frontend.checks import check_module, check_stability, sample_rate
+from microddsp.frontend.checks import (
+    check_module,
+    check_stability,
+    sample_rate,
+    warn_of_imprecision,
+)
 from microddsp.frontend.constant_folding import fold_constants
 from microddsp.frontend.converters import CONVERTERS, check_supported
 from microddsp.frontend.diagnostics import failure, user_line
@@ -94,6 +99,7 @@ def capture(
     mend(program)
     check_supported(program)
     check_stability(program)
+    warn_of_imprecision(module)
     axes = stream_axes(program, states)
     imported = _import(program)
     return Capture(

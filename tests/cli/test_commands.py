@@ -41,6 +41,10 @@ def broken():
 
 def number():
     return 4
+
+
+def imprecise():
+    return dsp.Lowpass(1.0, 2, sample_rate_hz=16000, form="direct")
 """
 # Runs the command and then reports what was imported: the light commands must stay light.
 LIGHT = """
@@ -217,6 +221,13 @@ def test_a_factory_that_gives_no_module_is_refused(folder: Path) -> None:
     done = microddsp("compile", "pipeline.py:number", cwd=folder)
     assert done.returncode == 1
     assert "gives int, not a torch.nn.Module" in done.stderr
+
+
+def test_a_warning_is_one_line_without_code(folder: Path) -> None:
+    done = microddsp("compile", "pipeline.py:imprecise", "-o", "imprecise.tar", cwd=folder)
+    assert done.returncode == 0
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("microddsp: warning: Lowpass: in direct form and float32 this filter is")
 
 
 # ---- the way through
