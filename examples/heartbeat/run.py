@@ -245,7 +245,10 @@ def show(report: dict, folder: Path) -> None:
     )
     console.print(f"device and PyTorch give the same counts: {report['device_equals_pytorch']}")
     for row in report["verification"]["outputs"]:
-        console.print(f"  device against PyTorch, {row}", style="dim")
+        console.print(
+            f"  output {row['name']}: largest error {row['max_abs_error']:.2g}, relative "
+            f"{row['max_rel_error']:.1e} (at most {row['tolerance']:.0e})"
+        )
     console.print(
         f"flash {memory['flash_bytes']} B, RAM {memory['ram_bytes']} B (state "
         f"{memory['state_bytes']}, arena {memory['arena_bytes']}), "

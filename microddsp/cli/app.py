@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import traceback
 import warnings
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -54,7 +54,14 @@ def options(
     """Differentiable DSP, from PyTorch to microcontrollers."""
 
 
-def _one_line(message: Warning | str, category: type[Warning], *where: object) -> None:
+def _one_line(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     if issubclass(category, PrecisionWarning):
         typer.echo(f"microddsp: warning: {message}", err=True)
 

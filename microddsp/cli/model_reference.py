@@ -116,7 +116,9 @@ def _check_defined(path: Path, factory: str) -> None:
                 return
             names.add(node.asname or node.name.split(".")[0])
     if factory not in names:
-        hint = nearest(factory, names)
+        definitions = (ast.FunctionDef, ast.ClassDef)
+        shown = [node.name for node in tree.body if isinstance(node, definitions)]
+        hint = nearest(factory, shown or names)
         raise typer.BadParameter(f"{path} defines no {factory!r}\n{hint}")
 
 
