@@ -150,6 +150,8 @@ def _read_npz(path: Path, signature: Signature) -> tuple[NDArray[Any], ...]:
         if isinstance(error, SignalError):
             raise
         raise SignalError(f"is no npz that can be read: {error}") from error
+    if len(names) == len(arrays) == 1:  # no doubt which is meant
+        arrays = dict(zip(names, arrays.values(), strict=True))
     for name in names:
         if name not in arrays:
             raise SignalError(

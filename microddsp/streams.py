@@ -59,7 +59,7 @@ def _cut(spec: InputSpec, value: Array, tail: str) -> list[np.ndarray]:
         if array.ndim == 2 and array.shape[1] == channels:
             hint = "signals are (channels, samples): transpose it"
         raise SignalError(
-            f"input {spec.name!r} has {channels} channels, got an array of shape {array.shape}",
+            f"input {spec.name!r} takes {channels} channels of samples, got shape {array.shape}",
             hint=hint,
         )
     samples = array.shape[1]

@@ -149,8 +149,14 @@ def test_an_npz_gives_arrays_by_input_name_in_the_models_order(tmp_path: Path) -
 
 
 def test_an_npz_without_an_input_names_the_nearest(tmp_path: Path) -> None:
-    write_npz(tmp_path / "in.npz", {"xx": np.zeros((1, 4))})
+    write_npz(tmp_path / "in.npz", {"xx": np.zeros((1, 4)), "other": np.zeros((1, 4))})
     assert "'xx'" in refused(tmp_path / "in.npz")
+
+
+def test_the_only_array_of_an_npz_is_the_only_input(tmp_path: Path) -> None:
+    write_npz(tmp_path / "in.npz", {"anything": np.ones((1, 4), np.float32)})
+    (found,) = read_inputs(tmp_path / "in.npz", signature())
+    np.testing.assert_array_equal(found, np.ones((1, 4)))
 
 
 @pytest.mark.parametrize(
