@@ -22,9 +22,7 @@ from microddsp.relax_ops.registry import (
 )
 
 if TYPE_CHECKING:
-    from tvm import relax, tirx
-
-OUTPUTS_AT_ONCE = 4  # each tap is loaded once for so many outputs; more spills registers on M4
+    from tvm import relax
 
 
 def fir(x: Tensor, taps: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -116,48 +114,17 @@ def _type_rule(args: Sequence[relax.Expr]) -> relax.Type:
 
 
 def _legalize(builder: relax.BlockBuilder, node: relax.Call) -> relax.Expr:
+    import tvm
     from tvm import relax
 
+    from microddsp.relax_ops.fir_kernel import fir_kernel, mirror_of
+
     x, taps, state = node.args
-    joined = delay_line.emit_join(builder, state, x)
+    mirror = mirror_of(taps.value.numpy()) if isinstance(taps, tvm.ir.GenericConst) else 0
     channels, samples = (int(dim) for dim in x.ty.shape.values)
     shape = tuple(int(dim) for dim in taps.ty.shape.values)
-    kernel = builder.add_func(_dot(channels, samples, shape), "fir")
-    y = builder.emit(relax.call_tir(kernel, [joined, taps], out_ty=signal_type(channels, samples)))
-    return relax.Tuple([y, delay_line.emit_newest(builder, joined, state)])
-
-
-def _dot(channels: int, samples: int, taps_shape: tuple[int, ...]) -> tirx.PrimFunc:
-    """Several neighbouring outputs at once, so that one load of a tap serves them all."""
-    from tvm import tirx
-    from tvm.script.ir_builder import IRBuilder
-    from tvm.script.ir_builder import tirx as T
-
-    length = taps_shape[-1]
-    width = next(w for w in (OUTPUTS_AT_ONCE, 2, 1) if samples % w == 0)
-    with IRBuilder() as ir, T.prim_func(private=True, s_tir=True):
-        T.func_name("fir")
-        T.func_attr({"tirx.noalias": True})
-        joined = T.arg(
-            "joined", tirx.decl_buffer((channels, length - 1 + samples), "float32", "joined")
-        )
-        taps = T.arg("taps", tirx.decl_buffer(taps_shape, "float32", "taps"))
-        y = T.arg("y", tirx.decl_buffer((channels, samples), "float32", "y"))
-        sums = IRBuilder.name("sum", T.alloc_buffer((width,), "float32"))
-        with T.serial(0, channels) as c, T.serial(0, samples // width) as m:
-            IRBuilder.name_many(["c", "m"], [c, m])
-            for u in range(width):
-                T.buffer_store(sums, T.float32(0.0), [u])
-            with T.serial(0, length) as k:
-                IRBuilder.name("k", k)
-                tap = T.bind(taps[k] if len(taps_shape) == 1 else taps[c, k])
-                IRBuilder.name("tap", tap)
-                for u in range(width):
-                    past = joined[c, m * width + (u + length - 1) - k]
-                    T.buffer_store(sums, sums[u] + tap * past, [u])
-            for u in range(width):
-                T.buffer_store(y, sums[u], [c, m * width + u])
-    return ir.get()
+    kernel = builder.add_func(fir_kernel(channels, samples, shape, mirror), "fir")
+    return relax.call_tir(kernel, [x, state, taps], out_ty=[x.ty, state.ty])
 
 
 define(RelaxOperator("fir", ("x", "taps", "state"), _type_rule, _legalize))
