@@ -48,8 +48,8 @@ def compile(
         input: What the device delivers, for all inputs or by input name.
         taps: Module paths of inner blocks whose outputs become outputs too.
         budget: Limits in bytes for "flash", "ram" (state + arena) and "stack".
-        unroll: Samples per pass of a sample loop; None chooses two, or four where there is little
-            state.
+        unroll: Samples per pass of a sample loop; None chooses, usually eight. Fewer make the
+            program smaller and a little slower.
 
     Raises:
         CompileError: Something in the module cannot be compiled; says where and what to do.

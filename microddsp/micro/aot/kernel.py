@@ -9,7 +9,13 @@ import tvm
 from tvm import s_tir, tirx
 
 from microddsp.errors import CompileError
-from microddsp.micro.aot.rewrites import EXACT, Scratch, hoist_scratch, rewrite_for_c
+from microddsp.micro.aot.rewrites import (
+    EXACT,
+    Scratch,
+    hoist_scratch,
+    rewrite_for_c,
+    uncover,
+)
 from microddsp.signature import C_TYPES
 
 # Order: blocks to plain loops, indices to 32 bits, then storage is shared (StorageRewrite) before
@@ -83,7 +89,9 @@ def lower(func: tirx.PrimFunc, name: str, *, fma: bool) -> tuple[tvm.IRModule, l
     declared = [tirx.DeclBuffer(b, data=v) for b, v in zip(buffers, pointers, strict=True)]
     body = rewrite_for_c(tirx.SeqStmt([*declared, body]), fma=fma)
     mod = tvm.IRModule({name: tirx.PrimFunc(pointers, body, flat.ret_type, flat.attrs)})
-    return tirx.transform.LowerIntrin()(mod), scratch
+    done = tirx.transform.LowerIntrin()(mod)[name]
+    plain = tirx.PrimFunc(pointers, uncover(done.body), done.ret_type, done.attrs)
+    return tvm.IRModule({name: plain}), scratch
 
 
 def generate(func: tirx.PrimFunc, name: str, *, fma: bool, restrict: str) -> Kernel:

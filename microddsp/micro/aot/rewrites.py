@@ -11,6 +11,8 @@ import tvm_ffi
 from tvm import tirx
 from tvm.ir import Op, StringImm
 
+from microddsp.schedules.scalar_code import OPAQUE
+
 # More than this much scratch does not go on the stack but into the arena.
 STACK_SCRATCH_BYTES = 64
 # A call without arguments whose name carries the text of a constant: see `_exact`.
@@ -90,6 +92,15 @@ def rewrite_for_c(body: tirx.Stmt, *, fma: bool) -> tirx.Stmt:
     return tvm_ffi.structural_map(body, (tirx.FloatImm, _exact), order="post")
 
 
+def uncover(body: tirx.Stmt) -> tirx.Stmt:
+    """Take away the calls that hid values from TVM's passes; the last thing before printing."""
+    return tvm_ffi.structural_map(body, (tvm.ir.Call, _transparent), order="post")
+
+
+def _transparent(call: tvm.ir.Call) -> tvm.ir.Expr:
+    return call.args[1] if _is_extern(call, OPAQUE, pure=False) else call
+
+
 def _is_float(expr: tvm.ir.Expr) -> bool:
     return str(expr.ty) == "float32"
 
@@ -134,11 +145,11 @@ def negate(expr: tvm.ir.Expr) -> tvm.ir.Expr:
     return _extern("-", expr)
 
 
-def _is_extern(expr: tvm.ir.Expr, name: str) -> bool:
+def _is_extern(expr: tvm.ir.Expr, name: str, *, pure: bool = True) -> bool:
     return (
         isinstance(expr, tvm.ir.Call)
         and isinstance(expr.op, Op)
-        and expr.op.name == "tirx.call_pure_extern"
+        and expr.op.name == ("tirx.call_pure_extern" if pure else "tirx.call_extern")
         and isinstance(expr.args[0], StringImm)
         and expr.args[0].value == name
     )
