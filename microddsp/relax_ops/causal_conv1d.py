@@ -11,6 +11,7 @@ from torch.nn.functional import conv1d
 
 from microddsp.errors import ParameterError
 from microddsp.relax_ops import delay_line
+from microddsp.relax_ops.convolution_kernel import Convolution, convolution_kernel
 from microddsp.relax_ops.registry import (
     RelaxOperator,
     define,
@@ -22,7 +23,7 @@ from microddsp.relax_ops.registry import (
 )
 
 if TYPE_CHECKING:
-    from tvm import relax, tirx
+    from tvm import relax
 
 _NAME = "causal_conv1d"
 
@@ -181,75 +182,23 @@ def _type_rule(args: Sequence[relax.Expr]) -> relax.Type:
 
 
 def _legalize(builder: relax.BlockBuilder, node: relax.Call) -> relax.Expr:
+    return emit(builder, node)
+
+
+def emit(builder: relax.BlockBuilder, node: relax.Call, *, relu: bool = False) -> relax.Expr:
+    """The kernels of one call, with a rectifier at no cost; a tuple of signal and new state."""
     from tvm import relax
 
     x, weight, bias, state = node.args[:4]
     stride, dilation, groups = (int(arg) for arg in node.args[4:])
     joined = delay_line.emit_join(builder, state, x)
-    samples = int(x.ty.shape.values[1])
-    shape = tuple(int(dim) for dim in weight.ty.shape.values)
+    rows, per_group, taps = (int(dim) for dim in weight.ty.shape.values)
     length = int(joined.ty.shape.values[1])
-    func = _convolution(shape, length, samples // stride, stride, dilation, groups)
-    kernel = builder.add_func(func, _NAME)
-    out = signal_type(shape[0], samples // stride)
+    spec = Convolution(rows, per_group, taps, length, stride, dilation, groups, relu)
+    kernel = builder.add_func(convolution_kernel(spec, _NAME), _NAME)
+    out = relax.TensorType(spec.shape, "float32")
     y = builder.emit(relax.call_tir(kernel, [joined, weight, bias], out_ty=out))
     return relax.Tuple([y, delay_line.emit_newest(builder, joined, state)])
-
-
-def _tile(rows: int, columns: int) -> tuple[int, int]:
-    """How many channels and times are summed at once: up to four sums, square if it can be."""
-    for tile in ((2, 2), (1, 4), (4, 1), (1, 2), (2, 1)):
-        if rows % tile[0] == 0 and columns % tile[1] == 0:
-            return tile
-    return 1, 1
-
-
-def _convolution(
-    shape: tuple[int, ...], length: int, outputs: int, stride: int, dilation: int, groups: int
-) -> tirx.PrimFunc:
-    """A tile of outputs at once, so that one load of a weight or sample serves several sums."""
-    from tvm import tirx
-    from tvm.script.ir_builder import IRBuilder
-    from tvm.script.ir_builder import tirx as T
-
-    rows, per_group, taps = shape
-    rows_of_group = rows // groups
-    high, wide = _tile(rows_of_group, outputs)
-    tile = [(r, u) for r in range(high) for u in range(wide)]
-    with IRBuilder() as ir, T.prim_func(private=True, s_tir=True):
-        T.func_name(_NAME)
-        T.func_attr({"tirx.noalias": True})
-        joined = T.arg(
-            "joined", tirx.decl_buffer((per_group * groups, length), "float32", "joined")
-        )
-        weight = T.arg("weight", tirx.decl_buffer(shape, "float32", "weight"))
-        bias = T.arg("bias", tirx.decl_buffer((rows,), "float32", "bias"))
-        y = T.arg("y", tirx.decl_buffer((rows, outputs), "float32", "y"))
-        sums = IRBuilder.name("sum", T.alloc_buffer((high * wide,), "float32"))
-        with (
-            T.serial(0, groups) as g,
-            T.serial(0, rows_of_group // high) as j,
-            T.serial(0, outputs // wide) as m,
-        ):
-            IRBuilder.name_many(["g", "j", "m"], [g, j, m])
-            first = g * rows_of_group + j * high
-            for r, u in tile:
-                T.buffer_store(sums, bias[first + r], [r * wide + u])
-            with T.serial(0, per_group) as i, T.serial(0, taps) as k:
-                IRBuilder.name_many(["i", "k"], [i, k])
-                weights = [T.bind(weight[first + r, i, k]) for r in range(high)]
-                past = [
-                    T.bind(joined[g * per_group + i, (m * wide + u) * stride + k * dilation])
-                    for u in range(wide)
-                ]
-                IRBuilder.name_many([f"w{r}" for r in range(high)], weights)
-                IRBuilder.name_many([f"x{u}" for u in range(wide)], past)
-                for r, u in tile:
-                    at = r * wide + u
-                    T.buffer_store(sums, sums[at] + weights[r] * past[u], [at])
-            for r, u in tile:
-                T.buffer_store(y, sums[r * wide + u], [first + r, m * wide + u])
-    return ir.get()
 
 
 define(

@@ -116,6 +116,32 @@ def emit_join(
     return builder.emit(relax.call_tir(kernel, [state, x], out_ty=out))
 
 
+def emit_padding(builder: relax.BlockBuilder, x: relax.Expr, before: int, after: int) -> relax.Expr:
+    """x (channels, samples) between zeros."""
+    from tvm import relax, tirx
+    from tvm.script.ir_builder import IRBuilder
+    from tvm.script.ir_builder import tirx as T
+
+    if not before and not after:
+        return x
+    channels, samples = (int(dim) for dim in x.ty.shape.values)
+    shape = (channels, before + samples + after)
+    with IRBuilder() as ir, T.prim_func(private=True):
+        T.func_name("padding")
+        T.func_attr({"tirx.noalias": True})
+        inner = T.arg("x", tirx.decl_buffer((channels, samples), "float32", "x"))
+        padded = T.arg("padded", tirx.decl_buffer(shape, "float32", "padded"))
+        with T.serial(0, channels) as c:
+            for start, count in ((0, before), (before + samples, after)):
+                if count:
+                    with T.serial(0, count) as i:
+                        T.buffer_store(padded, T.float32(0.0), [c, i + start])
+            with T.serial(0, samples) as n:
+                T.buffer_store(padded, inner[c, n], [c, n + before])
+    kernel = builder.add_func(ir.get(), "padding")
+    return builder.emit(relax.call_tir(kernel, [x], out_ty=relax.TensorType(shape, "float32")))
+
+
 def emit_newest(builder: relax.BlockBuilder, joined: relax.Expr, state: relax.Expr) -> relax.Expr:
     """The last samples of the joined signal (its rank is 2, or 3 for one frame): the new state."""
     from tvm import te

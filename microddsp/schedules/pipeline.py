@@ -5,6 +5,7 @@ from __future__ import annotations
 import tvm
 from tvm import relax
 
+from microddsp.schedules.fuse_convolutions import FuseConvolutions
 from microddsp.schedules.fuse_sample_loops import FuseSampleLoops
 from microddsp.schedules.kernels import ScheduleKernels
 
@@ -20,6 +21,7 @@ def pipeline(*, unroll: int | None = None) -> tvm.transform.Pass:
     return tvm.transform.Sequential(
         [
             relax.transform.CanonicalizeBindings(),
+            FuseConvolutions(),
             FuseSampleLoops(unroll),
             relax.transform.LegalizeOps(skip_ops=list(VIEWS)),
             relax.transform.AnnotateTIROpPattern(),

@@ -1,0 +1,178 @@
+"""Convolution over time on the device: a tile of channels and times in registers.
+
+Every load of a weight serves all times of the tile, every load of a sample all its channels, and
+what follows (bias, rectifier, mean over time) is done before a result leaves the registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tvm import tirx
+
+# Longer filters are a loop over their taps: straight code would be too long.
+STRAIGHT_TAPS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """y[r, t] = bias[r] + sum of weight[r, i, k] * x[i, t * stride + k * dilation] over k and the
+    channels i of r's group.
+
+    `length` is that of a row of x: past or padding is part of it. `lead` and `trail` zeros surround
+    each row of y, for a next convolution that pads. With `mean` the result is one number a row.
+    """
+
+    rows: int
+    per_group: int
+    taps: int
+    length: int
+    stride: int = 1
+    dilation: int = 1
+    groups: int = 1
+    relu: bool = False
+    mean: bool = False
+    lead: int = 0
+    trail: int = 0
+
+    @property
+    def outputs(self) -> int:
+        return (self.length - (self.taps - 1) * self.dilation - 1) // self.stride + 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the result."""
+        if self.mean:
+            return (self.rows,)
+        return (self.rows, self.lead + self.outputs + self.trail)
+
+    def tile(self) -> tuple[int, int]:
+        """Channels and times at once: sixteen sums fill half of a single-precision unit."""
+        rows = self.rows // self.groups
+        # Neighbouring times share their samples only where nothing is skipped.
+        wide = 8 if self.stride == self.dilation == 1 else 4
+        high = next(h for h in (16 // wide, 2, 1) if rows % h == 0)
+        return high, min(wide, self.outputs)
+
+
+def convolution_kernel(spec: Convolution, name: str) -> tirx.PrimFunc:
+    """(x, weight, bias) to y, all of one block."""
+    from tvm import tirx
+    from tvm.script.ir_builder import IRBuilder
+    from tvm.script.ir_builder import tirx as T
+
+    high, wide = spec.tile()
+    rows = spec.rows // spec.groups
+    shapes = {
+        "x": (spec.per_group * spec.groups, spec.length),
+        "weight": (spec.rows, spec.per_group, spec.taps),
+        "bias": (spec.rows,),
+        "y": spec.shape,
+    }
+    with IRBuilder() as builder, T.prim_func(private=True):
+        T.func_name(name)
+        T.func_attr({"tirx.noalias": True})
+        buffers = {n: T.arg(n, tirx.decl_buffer(s, "float32", n)) for n, s in shapes.items()}
+        with _loop(spec.groups) as g, _loop(rows // high) as j:
+            work = _Rows(spec, buffers, g, g * rows + j * high, high)
+            work.begin()
+            tiles, left = divmod(spec.outputs, wide)
+            with _loop(tiles) as m:
+                work.tile(m * wide, wide)
+            if left:
+                work.tile(tiles * wide, left)
+            work.end()
+    return builder.get()
+
+
+@contextmanager
+def _loop(count: int) -> Iterator[Any]:
+    """A loop, or no loop where there is one turn."""
+    from tvm.script.ir_builder import tirx as T
+
+    if count == 1:
+        yield 0
+        return
+    with T.serial(0, count) as i:
+        yield i
+
+
+class _Rows:
+    """Code for `high` neighbouring rows of the result."""
+
+    def __init__(
+        self, spec: Convolution, buffers: dict[str, Any], group: Any, first: Any, high: int
+    ) -> None:
+        self.spec, self.buffers, self.high = spec, buffers, high
+        self.group, self.first = group, first
+        self.means: Any = None
+
+    def begin(self) -> None:
+        from tvm.script.ir_builder import tirx as T
+
+        if self.spec.mean:
+            self.means = T.alloc_buffer((self.high,), "float32")
+            for r in range(self.high):
+                T.buffer_store(self.means, T.float32(0.0), [r])
+        self._zeros(0, self.spec.lead)
+
+    def end(self) -> None:
+        from tvm.script.ir_builder import tirx as T
+
+        self._zeros(self.spec.lead + self.spec.outputs, self.spec.trail)
+        if self.spec.mean:
+            count = T.float32(float(self.spec.outputs))
+            for r in range(self.high):
+                T.buffer_store(self.buffers["y"], self.means[r] / count, [self.first + r])
+
+    def _zeros(self, start: int, count: int) -> None:
+        from tvm.script.ir_builder import tirx as T
+
+        if count:
+            for r in range(self.high):
+                with _loop(count) as i:
+                    T.buffer_store(self.buffers["y"], T.float32(0.0), [self.first + r, i + start])
+
+    def tile(self, at: Any, wide: int) -> None:
+        """Times `at` to `at + wide`."""
+        from tvm import tirx
+        from tvm.script.ir_builder import tirx as T
+
+        spec, x, weight, y = self.spec, *(self.buffers[n] for n in ("x", "weight", "y"))
+        sums = T.alloc_buffer((self.high * wide,), "float32")
+        cells = [(r, u, r * wide + u) for r in range(self.high) for u in range(wide)]
+        for r in range(self.high):
+            bias = T.bind(self.buffers["bias"][self.first + r])
+            for u in range(wide):
+                T.buffer_store(sums, bias, [r * wide + u])
+
+        def meet(i: Any, k: Any) -> None:
+            weights = [T.bind(weight[self.first + r, i, k]) for r in range(self.high)]
+            channel = self.group * spec.per_group + i
+            for r, u, cell in cells:
+                sample = x[channel, (at + u) * spec.stride + k * spec.dilation]
+                T.buffer_store(sums, sums[cell] + weights[r] * sample, [cell])
+
+        together = 2 if spec.per_group % 2 == 0 and 2 * spec.taps <= STRAIGHT_TAPS else 1
+        with _loop(spec.per_group // together) as i:
+            if spec.taps <= STRAIGHT_TAPS:
+                for n in range(together):
+                    for k in range(spec.taps):
+                        meet(i * together + n, k)
+            else:
+                with T.serial(0, spec.taps) as k:
+                    meet(i, k)
+        for r, u, cell in cells:
+            value = sums[cell]
+            if spec.mean:
+                with T.If(tirx.Not(value < T.float32(0.0))) if spec.relu else nullcontext():
+                    with T.Then() if spec.relu else nullcontext():
+                        T.buffer_store(self.means, self.means[r] + value, [r])
+                continue
+            if spec.relu:  # a NaN is not below zero: it stays
+                value = tirx.Select(value < T.float32(0.0), T.float32(0.0), value)
+            T.buffer_store(y, value, [self.first + r, at + (u + spec.lead)])
