@@ -123,7 +123,7 @@ def _members(captured: Capture) -> list[StateMember]:
     lines = _states_of(captured, ("dsp.fir", "dsp.causal_conv1d", "dsp.frames"))
     counts = _states_of(captured, ("dsp.event_counter",))
     return [
-        StateMember(f"s_{spec.name.lstrip('_')}", spec.initial, i not in lines, i in counts)
+        StateMember(f"s_{spec.name}", spec.initial, i not in lines, i in counts)
         for i, spec in enumerate(captured.states)
     ]
 

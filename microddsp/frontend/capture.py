@@ -28,8 +28,9 @@ from microddsp.frontend.checks import (
 from microddsp.frontend.constant_folding import fold_constants
 from microddsp.frontend.converters import CONVERTERS, check_supported
 from microddsp.frontend.diagnostics import failure, user_line
+from microddsp.frontend.owned import Owned
 from microddsp.frontend.rewrites import mend
-from microddsp.frontend.state_lifting import State, lift_states
+from microddsp.frontend.state_lifting import State, lift_states, separate_copies
 from microddsp.frontend.structure import Tapped, check_names, structure_of
 from microddsp.frontend.time_axis import stream_axes
 from microddsp.relax_ops.registry import register_all
@@ -89,7 +90,8 @@ def capture(
         traced = Tapped(module, taps) if taps else module
         result = _try_run(module, traced, inputs)
         structure = structure_of(result)
-        _restore(owned)
+        owned.check()
+        owned.restore()
         reset(module)
         with fixed_designs(module):
             program = _export(traced, inputs)
@@ -149,25 +151,19 @@ def _input_names(module: torch.nn.Module, count: int) -> list[str]:
 
 
 @contextmanager
-def _undisturbed(module: torch.nn.Module) -> Iterator[dict[Tensor, Tensor]]:
-    """Evaluation and streaming mode inside; flags and the user's own buffers as before after."""
+def _undisturbed(module: torch.nn.Module) -> Iterator[Owned]:
+    """Evaluation and streaming mode inside; flags and the user's own state as before after."""
     flags = [(inner, inner.training) for inner in module.modules()]
-    owned = {buffer: buffer.detach().clone() for buffer in module.buffers()}
     module.eval()
     with ExitStack() as stack:
         stack.enter_context(streaming(module))
+        owned = Owned(module)
         try:
             yield owned
         finally:
             for inner, training in flags:
                 inner.training = training
-            _restore(owned)
-
-
-def _restore(owned: dict[Tensor, Tensor]) -> None:
-    with torch.no_grad():
-        for buffer, value in owned.items():
-            buffer.copy_(value)
+            owned.restore()
 
 
 def _try_run(module: torch.nn.Module, traced: torch.nn.Module, inputs: tuple[Tensor, ...]) -> Any:
@@ -188,6 +184,7 @@ def _export(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> torch.export
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.export.export(module, inputs, strict=False)
+            separate_copies(program)
             return program.run_decompositions()
     except MicroddspError:
         raise
