@@ -26,7 +26,7 @@ from microddsp.frontend.checks import (
     warn_of_imprecision,
 )
 from microddsp.frontend.constant_folding import fold_constants
-from microddsp.frontend.converters import CONVERTERS, check_supported
+from microddsp.frontend.converters import check_supported, checked_converters
 from microddsp.frontend.diagnostics import failure, user_line
 from microddsp.frontend.owned import Owned
 from microddsp.frontend.rewrites import mend
@@ -45,6 +45,7 @@ _IMPORT_ERRORS = (
     KeyError,
     AttributeError,
     IndexError,
+    ArithmeticError,
 )
 
 
@@ -99,6 +100,7 @@ def capture(
     states = lift_states(program)
     fold_constants(program)
     mend(program)
+    fold_constants(program)  # what mending wrote out of constants
     check_supported(program)
     check_stability(program)
     warn_of_imprecision(module)
@@ -200,7 +202,7 @@ def _export(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> torch.export
 def _import(program: torch.export.ExportedProgram) -> tvm.IRModule:
     try:
         return from_exported_program(
-            program, custom_convert_map=CONVERTERS, run_ep_decomposition=False
+            program, custom_convert_map=checked_converters(), run_ep_decomposition=False
         )
     except MicroddspError:
         raise
