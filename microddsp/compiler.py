@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import tvm
 
-from microddsp.errors import BudgetError, CompileError, ParameterError, nearest
+from microddsp.errors import BudgetError, CompileError, MicroddspError, ParameterError, nearest
 from microddsp.frontend import capture
 from microddsp.micro.aot.program import Program, build_program
 from microddsp.micro.aot.source import StateMember, render
@@ -60,18 +61,19 @@ def compile(
     limits = _limits(budget)
     captured = capture(module, example_inputs, taps=taps)
     formats = _formats(captured, input)
-    graph = decode_inputs(captured.module, formats)
-    with tvm.target.Target({"kind": "c", "keys": ["cpu"]}):
-        lowered = pipeline(unroll=unroll)(graph)
     members = _members(captured)
-    program = build_program(
-        lowered,
-        name,
-        inputs=[i.name for i in captured.inputs],
-        outputs=[o.name for o in captured.outputs],
-        states=[m.name for m in members],
-        fma=chosen.fma,
-    )
+    with _named_failures():
+        graph = decode_inputs(captured.module, formats)
+        with tvm.target.Target({"kind": "c", "keys": ["cpu"]}):
+            lowered = pipeline(unroll=unroll)(graph)
+        program = build_program(
+            lowered,
+            name,
+            inputs=[i.name for i in captured.inputs],
+            outputs=[o.name for o in captured.outputs],
+            states=[m.name for m in members],
+            fma=chosen.fma,
+        )
     signature = _signature(name, captured, formats, members, program)
     model = CompiledModel(
         name=name,
@@ -86,6 +88,21 @@ def compile(
     )
     _check_budget(model, limits)
     return model
+
+
+@contextmanager
+def _named_failures() -> Iterator[None]:
+    """What TVM cannot lower is the user's to change: no traceback of its own."""
+    try:
+        yield
+    except MicroddspError:
+        raise
+    except (RuntimeError, ValueError, TypeError, ArithmeticError, AttributeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise CompileError(
+            f"TVM cannot make kernels of this model: {reason}",
+            hint="an operator, or a type that it has here, is not supported",
+        ) from error
 
 
 def _check_name(name: str) -> None:
@@ -123,7 +140,7 @@ def _members(captured: Capture) -> list[StateMember]:
     lines = _states_of(captured, ("dsp.fir", "dsp.causal_conv1d", "dsp.frames"))
     counts = _states_of(captured, ("dsp.event_counter",))
     return [
-        StateMember(f"s_{spec.name.lstrip('_')}", spec.initial, i not in lines, i in counts)
+        StateMember(f"s_{spec.name}", spec.initial, i not in lines, i in counts)
         for i, spec in enumerate(captured.states)
     ]
 

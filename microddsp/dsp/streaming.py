@@ -30,7 +30,7 @@ class _Active(threading.local):
     def __init__(self) -> None:
         self.stores: dict[int, Store] = {}
         # what the user's own buffers were when the stream of a module began
-        self.starts: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        self.starts: dict[int, list[tuple[torch.nn.Module, str, Tensor, Tensor]]] = {}
 
 
 _ACTIVE = _Active()
@@ -153,7 +153,15 @@ def streaming(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
         module.register_forward_pre_hook(store.begin),
         module.register_forward_hook(store.end, always_call=True),
     ]
-    _ACTIVE.starts[id(module)] = [(b, b.detach().clone()) for _, b in _users(module)]
+    _ACTIVE.starts[id(module)] = [
+        (
+            module.get_submodule(name.rpartition(".")[0]),
+            name.rpartition(".")[2],
+            b,
+            b.detach().clone(),
+        )
+        for name, b in _users(module)
+    ]
     with _using(store, blocks):
         try:
             yield module
@@ -171,7 +179,8 @@ def streaming(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
 def reset(module: torch.nn.Module) -> None:
     """Inside `streaming`: forget the signal seen so far; the user's own buffers become what they
     were at the start of the stream."""
-    for buffer, start in _ACTIVE.starts.get(id(module), []):
+    for owner, name, buffer, start in _ACTIVE.starts.get(id(module), []):
+        owner._buffers[name] = buffer  # forward may have assigned another tensor
         with torch.no_grad():
             buffer.copy_(start)
     for _, block in _blocks(module).values():

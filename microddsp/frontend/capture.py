@@ -26,10 +26,11 @@ from microddsp.frontend.checks import (
     warn_of_imprecision,
 )
 from microddsp.frontend.constant_folding import fold_constants
-from microddsp.frontend.converters import CONVERTERS, check_supported
+from microddsp.frontend.converters import check_supported, checked_converters
 from microddsp.frontend.diagnostics import failure, user_line
+from microddsp.frontend.owned import Owned
 from microddsp.frontend.rewrites import mend
-from microddsp.frontend.state_lifting import State, lift_states
+from microddsp.frontend.state_lifting import State, lift_states, separate_copies
 from microddsp.frontend.structure import Tapped, check_names, structure_of
 from microddsp.frontend.time_axis import stream_axes
 from microddsp.relax_ops.registry import register_all
@@ -44,6 +45,7 @@ _IMPORT_ERRORS = (
     KeyError,
     AttributeError,
     IndexError,
+    ArithmeticError,
 )
 
 
@@ -89,7 +91,8 @@ def capture(
         traced = Tapped(module, taps) if taps else module
         result = _try_run(module, traced, inputs)
         structure = structure_of(result)
-        _restore(owned)
+        owned.check()
+        owned.restore()
         reset(module)
         with fixed_designs(module):
             program = _export(traced, inputs)
@@ -97,6 +100,7 @@ def capture(
     states = lift_states(program)
     fold_constants(program)
     mend(program)
+    fold_constants(program)  # what mending wrote out of constants
     check_supported(program)
     check_stability(program)
     warn_of_imprecision(module)
@@ -149,25 +153,19 @@ def _input_names(module: torch.nn.Module, count: int) -> list[str]:
 
 
 @contextmanager
-def _undisturbed(module: torch.nn.Module) -> Iterator[dict[Tensor, Tensor]]:
-    """Evaluation and streaming mode inside; flags and the user's own buffers as before after."""
+def _undisturbed(module: torch.nn.Module) -> Iterator[Owned]:
+    """Evaluation and streaming mode inside; flags and the user's own state as before after."""
     flags = [(inner, inner.training) for inner in module.modules()]
-    owned = {buffer: buffer.detach().clone() for buffer in module.buffers()}
     module.eval()
     with ExitStack() as stack:
         stack.enter_context(streaming(module))
+        owned = Owned(module)
         try:
             yield owned
         finally:
             for inner, training in flags:
                 inner.training = training
-            _restore(owned)
-
-
-def _restore(owned: dict[Tensor, Tensor]) -> None:
-    with torch.no_grad():
-        for buffer, value in owned.items():
-            buffer.copy_(value)
+            owned.restore()
 
 
 def _try_run(module: torch.nn.Module, traced: torch.nn.Module, inputs: tuple[Tensor, ...]) -> Any:
@@ -188,6 +186,7 @@ def _export(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> torch.export
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.export.export(module, inputs, strict=False)
+            separate_copies(program)
             return program.run_decompositions()
     except MicroddspError:
         raise
@@ -203,7 +202,7 @@ def _export(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> torch.export
 def _import(program: torch.export.ExportedProgram) -> tvm.IRModule:
     try:
         return from_exported_program(
-            program, custom_convert_map=CONVERTERS, run_ep_decomposition=False
+            program, custom_convert_map=checked_converters(), run_ep_decomposition=False
         )
     except MicroddspError:
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from itertools import count
 from typing import Any
 
 import torch
@@ -48,11 +49,13 @@ def fold_constants(program: torch.export.ExportedProgram) -> None:
     ]
     specs = list(program.graph_signature.input_specs)
     first = next(iter(graph.nodes))
-    for i, node in enumerate(needed):
+    taken = {node.name for node in graph.nodes}
+    for node in needed:
         value = known[id(node)]
         if not isinstance(value, Tensor):
             continue
-        name = f"folded_{i}"
+        name = next(n for i in count() if (n := f"folded_{i}") not in taken)
+        taken.add(name)
         with graph.inserting_before(first):
             constant = graph.placeholder(name)
         constant.meta = dict(node.meta)

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from torch import fx
-from tvm import relax
+from tvm import relax, te, tirx
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from microddsp.errors import UnsupportedOperatorError
 from microddsp.frontend.diagnostics import place
 from microddsp.relax_ops.registry import call
+from microddsp.schedules.graph import static_shape
 
 _RESULTS = {
     "sos": 2,
@@ -132,14 +133,61 @@ def _pool(name: str) -> Callable[[fx.Node, Any], Any]:
     return convert
 
 
+def _near_zero(name: str) -> Callable[[fx.Node, Any], Any]:
+    """log1p and expm1, which the importer takes apart: near zero nothing would be left."""
+
+    def function(x: te.Tensor) -> te.Tensor:
+        return te.compute(
+            x.shape, lambda *i: tirx.call_pure_extern("float32", f"{name}f", x(*i)), name=name
+        )
+
+    def convert(node: fx.Node, importer: Any) -> Any:
+        x, builder = importer.env[node.args[0]], importer.block_builder
+        if str(x.ty.dtype) != "float32":
+            x = builder.emit(relax.op.astype(x, "float32"))
+        return builder.emit_te(function, x, primfunc_name_hint=name)
+
+    return convert
+
+
 CONVERTERS: dict[str, Callable[[fx.Node, Any], Any]] = {
     f"{name}.default": _converter(name) for name in _RESULTS
 } | {
+    "log1p.default": _near_zero("log1p"),
+    "expm1.default": _near_zero("expm1"),
     "amax.default": _extreme(relax.op.max),
     "amin.default": _extreme(relax.op.min),
     "avg_pool2d.default": _pool("plain"),
     "_adaptive_avg_pool2d.default": _pool("adaptive"),
 }
+
+
+def checked_converters() -> dict[str, Callable[[fx.Node, Any], Any]]:
+    """The importer's converters and ours; each refuses to give another type or shape than torch."""
+    return {name: _checked(name) for name in _known()}
+
+
+def _checked(name: str) -> Callable[[fx.Node, Any], Any]:
+    def convert(node: fx.Node, importer: Any) -> Any:
+        own = CONVERTERS.get(name)
+        made = own(node, importer) if own else importer.create_convert_map()[name](node)
+        value, kind = node.meta.get("val"), getattr(made, "ty", None)
+        if isinstance(value, torch.Tensor) and isinstance(kind, relax.TensorType):
+            wanted = (str(value.dtype).removeprefix("torch."), tuple(value.shape))
+            found = (str(kind.dtype), static_shape(made))
+            if found != wanted:
+                raise UnsupportedOperatorError(
+                    f"{name} would give {_words(*found)} where torch gives {_words(*wanted)}",
+                    where=place(node),
+                    hint="cast its operands to the type of the result, or write it another way",
+                )
+        return made
+
+    return convert
+
+
+def _words(dtype: str, shape: tuple[int, ...] | None) -> str:
+    return f"{dtype} of shape {shape}"
 
 
 @cache
@@ -184,6 +232,8 @@ def _problem(node: fx.Node, known: frozenset[str]) -> str:
     if short in _NO_KERNEL:
         hint = _NO_KERNEL[short]
         return f"{short} has no kernel for a device" + (f": {hint}" if hint else "")
+    if short in ("dropout", "native_dropout") and node.args[2]:
+        return "dropout that is always on is random; give it training=self.training"
     if name not in known:
         return f"operator {name} is not supported"
     return ""

@@ -29,6 +29,30 @@ class State:
     initial: Tensor
 
 
+def separate_copies(program: torch.export.ExportedProgram) -> None:
+    """Before decompositions: what is copied into a buffer is a node of its own, of its type.
+
+    `buffer.copy_(x)` is decomposed to `x` itself, whatever its type; and one `x` cannot be the
+    value of two buffers.
+    """
+    graph = program.graph
+    for node in list(graph.nodes):
+        if node.target is not torch.ops.aten.copy_.default:
+            continue
+        target, source = (argument.meta["val"] for argument in node.args[:2])
+        with graph.inserting_before(node):
+            own = graph.call_function(torch.ops.aten.clone.default, (node.args[1],))
+            if source.dtype != target.dtype:
+                own.target = torch.ops.aten._to_copy.default
+                own.kwargs = {"dtype": target.dtype}
+            own.meta = {**node.meta, "val": source.to(target.dtype)}
+            if source.shape != target.shape:
+                own = graph.call_function(torch.ops.aten.expand.default, (own, target.shape))
+                own.meta = {**node.meta, "val": target}
+        node.args = (node.args[0], own, *node.args[2:])
+    program.graph_module.recompile()
+
+
 def lift_states(program: torch.export.ExportedProgram) -> list[State]:
     """Rewrite the program in place: inputs then states in, outputs then new states out.
 
@@ -64,9 +88,9 @@ def lift_states(program: torch.export.ExportedProgram) -> list[State]:
     for spec in signature.input_specs:
         if spec.kind == InputKind.BUFFER and spec.target in new_value:
             assert spec.target is not None
-            states.append(
-                State(_c_name(spec.target), spec.target, spec.arg.name, values[spec.target])
-            )
+            initial = values[spec.target]
+            name = _c_name(spec.target, {state.name for state in states})
+            states.append(State(name, spec.target, spec.arg.name, initial))
             lifted.append(InputSpec(InputKind.USER_INPUT, spec.arg, None, None))
         elif spec.kind == InputKind.USER_INPUT:
             inputs.append(spec)
@@ -86,6 +110,11 @@ def lift_states(program: torch.export.ExportedProgram) -> list[State]:
     return states
 
 
-def _c_name(target: str) -> str:
-    name = re.sub(r"\W", "_", target.removeprefix("inner."))
-    return name.replace("state_", "", 1) if "state_" in name else name
+def _c_name(target: str, taken: set[str]) -> str:
+    name = re.sub(r"\W", "_", target.removeprefix("inner."), flags=re.ASCII)
+    name = (name.replace("state_", "", 1) if "state_" in name else name).lstrip("_")
+    unique, count = name, 1
+    while unique in taken:
+        count += 1
+        unique = f"{name}_{count}"
+    return unique

@@ -233,9 +233,7 @@ class _Builder:
                 target = self.places[states[i - count]][0]
             if (made.kind, made.name) != (target.kind, target.name):
                 copies.append(Call(None, (made, target)))
-        if _clobbers(copies):
-            raise CompileError("states that exchange their values are not supported")
-        self.program.calls.extend(copies)
+        self.program.calls.extend(_in_safe_order(copies))
 
     def _plan(self) -> None:
         first: dict[str, int] = {}
@@ -270,14 +268,17 @@ def build_program(
     return _Builder(mod, name, inputs, outputs, states, fma).run()
 
 
-def _clobbers(copies: Sequence[Call]) -> bool:
-    written: set[tuple[str, str]] = set()
-    for call in copies:
-        made, target = call.arguments
-        if (made.kind, made.name) in written:
-            return True
-        written.add((target.kind, target.name))
-    return False
+def _in_safe_order(copies: Sequence[Call]) -> list[Call]:
+    """Each place is read before it is written: in a shift register the oldest goes first."""
+    left, ordered = list(copies), []
+    while left:
+        read = {(c.arguments[0].kind, c.arguments[0].name) for c in left}
+        free = [c for c in left if (c.arguments[1].kind, c.arguments[1].name) not in read]
+        if not free:
+            raise CompileError("states that exchange their values are not supported")
+        ordered += free
+        left = [c for c in left if c not in free]
+    return ordered
 
 
 def _place(kind: str, name: str, ty: relax.TensorType) -> Place:

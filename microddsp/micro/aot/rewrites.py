@@ -18,6 +18,8 @@ STACK_SCRATCH_BYTES = 64
 # A call without arguments whose name carries the text of a constant: see `_exact`.
 EXACT = "microddsp_exact_"
 
+_SHORT = ("int8", "uint8", "int16")
+
 # C functions by intrinsic: the generator has no rule for some and picks double ones for others.
 _C_FUNCTIONS = {
     "tirx.fabs": "fabsf",
@@ -82,7 +84,12 @@ def rewrite_for_c(body: tirx.Stmt, *, fma: bool) -> tirx.Stmt:
     """All rewrites, in order: intrinsics and max/min first, then contraction, constants last."""
     body = tvm_ffi.structural_map(
         body,
-        [(tirx.Max, _maximum), (tirx.Min, _minimum), (tvm.ir.Call, _c_function)],
+        [
+            (tirx.Max, _maximum),
+            (tirx.Min, _minimum),
+            (tvm.ir.Call, _c_function),
+            *((node, _wrapping) for node in (tirx.Add, tirx.Sub, tirx.Mul)),
+        ],
         order="post",
     )
     if fma:
@@ -117,6 +124,15 @@ def _minimum(expr: tirx.Min) -> tvm.ir.Expr:
     if _is_float(expr):
         return _extern("microddsp_min", expr.a, expr.b)
     return tirx.Select(expr.a < expr.b, expr.a, expr.b)
+
+
+def _wrapping(expr: tvm.ir.Expr) -> tvm.ir.Expr:
+    """C adds short integers as `int`, torch wraps them around: wide, then short again."""
+    short = str(expr.ty)
+    if short not in _SHORT:
+        return expr
+    a, b = (tirx.Cast("int32", operand) for operand in (expr.a, expr.b))
+    return tirx.Cast(short, type(expr)(a, b))
 
 
 def _extern(name: str, *args: tvm.ir.Expr) -> tvm.ir.Expr:

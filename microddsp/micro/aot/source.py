@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -62,6 +63,7 @@ def render(program: Program, signature: Signature, states: Sequence[StateMember]
         ],
         "constants": [_table(place, value) for place, value in program.constants],
         "helpers": _helpers(program, name),
+        "booleans": any(re.search(r"\bbool\b", k.text) for k in program.kernels),
         "kernels": [_own_names(k.text, name) for k in program.kernels],
         "process_arguments": _process_arguments(signature),
         "null_checks": " || ".join(f"({p} == NULL)" for p in _pointers(signature)),
