@@ -15,6 +15,18 @@ _COMPARISONS = tuple(
     for name in ("eq", "ne", "lt", "le", "gt", "ge")
     for kind in ("Scalar", "Tensor")
 )
+_COUNTING = (
+    *_COMPARISONS,
+    *(
+        getattr(getattr(aten, name), kind)
+        for name in ("add", "sub", "mul", "remainder", "fmod")
+        for kind in ("Scalar", "Tensor")
+    ),
+    aten.div.Tensor,
+    aten.div.Tensor_mode,
+    aten.floor_divide.default,
+    aten.clamp.default,
+)
 _LOGIC = (aten.logical_and.default, aten.logical_or.default, aten.logical_xor.default)
 
 
@@ -68,3 +80,21 @@ def bounded(graph: fx.Graph, node: fx.Node) -> None:
             )
             x = new_node(graph, node, target, (x, full))
     node.replace_all_uses_with(x)  # type: ignore[arg-type]
+
+
+def outside(node: fx.Node) -> str:
+    """Why a number does not go with integers: torch wraps it around to their type, silently."""
+    numbers: list[Any] = [*node.args[1:], *node.kwargs.values()]
+    types = [value.dtype for value in map(tensor_of, node.all_input_nodes) if value is not None]
+    if node.target not in _COUNTING or not types:
+        return ""
+    common = types[0]
+    for other in types[1:]:
+        common = torch.promote_types(common, other)
+    if common.is_floating_point or common in (torch.bool, torch.int64):
+        return ""
+    limits = torch.iinfo(common)
+    for number in numbers:
+        if type(number) is int and not limits.min <= number <= limits.max:
+            return f"{number} does not fit {common}: cast the tensor to a wider type first"
+    return ""

@@ -6,13 +6,14 @@ Each case was seen to give wrong numbers; tests show both the wrong import and t
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import fx
 
 from microddsp.errors import UnsupportedOperatorError
-from microddsp.frontend.bounds import bounded, compared, truth
+from microddsp.frontend.bounds import bounded, compared, outside, truth
 from microddsp.frontend.diagnostics import place
 from microddsp.frontend.indexing import count_from_front, gather_scattered
 from microddsp.frontend.nodes import cast, new_node, tensor_of
@@ -70,6 +71,10 @@ def mend(program: torch.export.ExportedProgram) -> None:
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
+        wrapped = outside(node)
+        if wrapped:
+            refused.append(f"{wrapped} ({place(node)})")
+            continue
         with graph.inserting_before(node):
             _alpha(graph, node)
             count_from_front(graph, node)
@@ -79,6 +84,7 @@ def mend(program: torch.export.ExportedProgram) -> None:
             bounded(graph, node)
             _scaled_elu(graph, node)
             _narrow_division(graph, node)
+            _remainder(graph, node)
             _to_boolean(graph, node)
             _compared_with_itself(graph, node)
             _extreme_and_index(graph, node)
@@ -92,6 +98,34 @@ def mend(program: torch.export.ExportedProgram) -> None:
         )
     graph.eliminate_dead_code()
     program.graph_module.recompile()
+
+
+def _remainder(graph: fx.Graph, node: fx.Node) -> None:
+    """x - floor(x / y) * y is far off for large quotients; fmod is exact, and needs only a sign."""
+    result = tensor_of(node)
+    if node.target not in (aten.remainder.Scalar, aten.remainder.Tensor) or result is None:
+        return
+    if not result.is_floating_point():
+        return
+    kind = "Scalar" if node.target is aten.remainder.Scalar else "Tensor"
+    divisor = node.args[1]
+    truth_value = torch.ones_like(result, dtype=torch.bool)
+
+    def make(target: Callable[..., Any], *args: Any, value: Any = result) -> fx.Node:
+        return new_node(graph, node, target, args, value=value)
+
+    left = make(getattr(aten.fmod, kind), node.args[0], divisor)
+    below = make(aten.lt.Scalar, left, 0.0, value=truth_value)
+    there = make(aten.ne.Scalar, left, 0.0, value=truth_value)
+    if isinstance(divisor, fx.Node):
+        negative = make(aten.lt.Scalar, divisor, 0.0, value=(tensor_of(divisor) == 0))
+        differs = make(aten.logical_xor.default, below, negative, value=truth_value)
+    else:
+        positive = float(divisor) > 0.0  # type: ignore[arg-type]
+        differs = below if positive else make(aten.logical_not.default, below, value=truth_value)
+    wrong = make(aten.logical_and.default, there, differs, value=truth_value)
+    moved = make(aten.add.Tensor, left, divisor)
+    node.replace_all_uses_with(make(aten.where.self, wrong, moved, left))
 
 
 def _alpha(graph: fx.Graph, node: fx.Node) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import microddsp
+from microddsp.errors import UnsupportedOperatorError
 
 X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
 WHOLE = torch.randint(-128, 128, (4, 8), generator=torch.Generator().manual_seed(3))
@@ -119,3 +120,28 @@ def test_what_would_be_wrong_is_refused(case: str) -> None:
     function, message = REFUSED[case]
     with pytest.raises(microddsp.CompileError, match=message):
         microddsp.compile(Call(function), X, target="host", name="m")
+
+
+@pytest.mark.parametrize(
+    "divisor", [2.5, -0.7, torch.tensor([[0.3, -0.3, 2.5, -2.5, 7, -7, 1, -1]])]
+)
+def test_a_remainder_is_exact_for_large_quotients(divisor: float | Tensor) -> None:
+    x = torch.tensor([[1e9, -1e9, 7.3, -7.3, 3e7, 2.5, 0.0, -1e-9]])
+    check(Call(lambda x: x % divisor), x)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "function"),
+    [
+        (torch.int8, lambda x: x > 1000),
+        (torch.uint8, lambda x: x.clamp(-5, 7)),
+        (torch.uint8, lambda x: x // -3),
+        (torch.uint8, lambda x: x % -7),
+        (torch.int16, lambda x: x * 70_000),
+    ],
+)
+def test_a_number_that_torch_would_wrap_around_is_refused(
+    dtype: torch.dtype, function: Callable[[Tensor], Tensor]
+) -> None:
+    with pytest.raises(UnsupportedOperatorError, match="does not fit torch"):
+        microddsp.compile(Call(function), torch.ones(1, 8, dtype=dtype), target="host", name="m")
