@@ -10,6 +10,7 @@ import scipy.signal
 import torch
 
 from benchmarks.device.job import Array, Goal, Job
+from benchmarks.device.jobs_frames import conv_net
 from microddsp import dsp
 
 RATE_HZ = 8000
@@ -28,6 +29,7 @@ def all_jobs() -> list[Job]:
         _fir("linear-phase", 32, Goal()),
         _counter("dense", Goal(7)),
         _counter("sparse", Goal(4.5)),
+        conv_net(),
     ]
 
 

@@ -188,13 +188,66 @@ void job_process(const float *from, void *to)
 """
 
 
+# A convolution layer with zeros around the signal and what is negative cut off, and a dense layer.
+_LAYERS = """
+{attribute} void convolve(const float *w, const float *b, int ci, int co, int k, const float *from,
+                          float *to, int n)
+{{
+    for (int o = 0; o < co; o++) {{
+        for (int i = 0; i < n; i++) {{
+            float sum = b[o];
+            for (int c = 0; c < ci; c++) {{
+                for (int j = 0; j < k; j++) {{
+                    int at = i + j - k / 2;
+                    if (at >= 0 && at < n) {{
+                        sum += w[(o * ci + c) * k + j] * from[c * n + at];
+                    }}
+                }}
+            }}
+            to[o * n + i] = sum > 0.0f ? sum : 0.0f;
+        }}
+    }}
+}}
+"""
+
+
+def _conv_net(job: Job, attribute: str) -> str:
+    tables = "".join(array(name, values) for name, values in job.parameters["weights"].items())
+    return f"""{tables}{_LAYERS.format(attribute=attribute)}
+static float first[8 * 64];
+static float second[16 * 64];
+void job_process(const float *from, void *to)
+{{
+    float *y = to;
+    float means[16];
+    convolve(w0, b0, 1, 8, 5, from, first, 64);
+    convolve(w1, b1, 8, 16, 5, first, second, 64);
+    for (int o = 0; o < 16; o++) {{
+        means[o] = 0.0f;
+        for (int i = 0; i < 64; i++) {{
+            means[o] += second[o * 64 + i];
+        }}
+        means[o] /= 64.0f;
+    }}
+    for (int o = 0; o < 4; o++) {{
+        y[o] = b2[o];
+        for (int i = 0; i < 16; i++) {{
+            y[o] += w2[o * 16 + i] * means[i];
+        }}
+    }}
+}}
+"""
+
+
 _GENERAL: dict[str, Callable[[Job], str]] = {
     "sos": lambda job: _sos(job, _GENERAL_CASCADE),
     "chain": lambda job: _chain(job, _GENERAL_CASCADE),
     "counter": _counter,
     "fir": _fir,
+    "conv net": lambda job: _conv_net(job, "__attribute__((noipa)) static"),
 }
 _OWN: dict[str, Callable[[Job], str]] = {
     "sos": lambda job: _sos(job, _OWN_CASCADE),
     "chain": lambda job: _chain(job, _OWN_CASCADE),
+    "conv net": lambda job: _conv_net(job, "static inline"),
 }
