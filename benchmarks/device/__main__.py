@@ -27,7 +27,8 @@ BOARDS = [baseline.BOARD, "mps2-an385", "mps2-an500", "mps2-an505", "mps3-an547"
 def measure_ours(jobs: Sequence[Job], board: str, folder: Path) -> list[Result]:
     """microddsp's figures of some jobs on one board."""
     target = find_target(find_board(board).target)
-    return [measure(job, OURS, ours.code(job, target), board, folder) for job in jobs]
+    made = ((job, ours.code(job, target)) for job in jobs)
+    return [measure(job, OURS, code, board, folder) for job, code in made if code is not None]
 
 
 def measure_peers(jobs: Sequence[Job], board: str, folder: Path, console: Console) -> list[Result]:

@@ -38,7 +38,7 @@ class Job:
     kind: str
     signal: Array  # (blocks, ...) float32
     expected: Array  # (blocks, ...) float64 or int32
-    module: Callable[[], torch.nn.Module]
+    module: Callable[[], torch.nn.Module] | None  # None: microddsp has no block for it
     parameters: Mapping[str, Any] = field(default_factory=dict)
     tolerance: float = 2e-5
     per: str = "sample"
@@ -75,7 +75,8 @@ class Job:
 @dataclass(frozen=True, slots=True)
 class Code:
     """A library's code for a job: `header` declares what it needs and defines two macros,
-    JOB_INIT() and JOB_PROCESS(from, to), the call that is measured.
+    JOB_INIT() and JOB_PROCESS(from, to), the call that is measured. `in_order` brings what comes
+    out, (blocks, `out_elements`), into the job's own order.
     """
 
     header: str
@@ -83,6 +84,8 @@ class Code:
     includes: tuple[Path, ...] = ()
     archives: tuple[Path, ...] = ()
     ours: bool = False
+    out_elements: int | None = None
+    in_order: Callable[[Array], Array] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import torch
 
 from benchmarks.device.job import Array, Goal, Job
 from benchmarks.device.jobs_frames import conv_net
+from benchmarks.device.jobs_spectral import spectral_jobs
 from microddsp import dsp
 
 RATE_HZ = 8000
@@ -30,6 +31,7 @@ def all_jobs() -> list[Job]:
         _counter("dense", Goal(7)),
         _counter("sparse", Goal(4.5)),
         conv_net(),
+        *spectral_jobs(),
     ]
 
 
@@ -51,12 +53,12 @@ def _sections(count: int, numerators: str) -> Array:
     else:
         sos = scipy.signal.ellip(2 * count, 0.5, 50.0, 900.0, fs=RATE_HZ, output="sos")
         sos[:, :3] *= np.linspace(0.8, 1.2, count)[:, None]
-    return sos
+    return np.asarray(sos)
 
 
 def _filtered(sos: Array, signal: Array) -> Array:
     whole = scipy.signal.sosfilt(sos, signal.reshape(-1).astype("float64"))
-    return whole.reshape(signal.shape)
+    return np.asarray(whole).reshape(signal.shape)
 
 
 def _sos(sections: int, numerators: str, block: int, goal: float, limit: float) -> Job:

@@ -30,7 +30,9 @@ def conv_net() -> Job:
     signal = rng.standard_normal((4, 1, 64)).astype("float32")
     layers = [layer for layer in net if isinstance(layer, nn.Conv1d | nn.Linear)]
     weights = {f"w{i}": layer.weight.detach().numpy() for i, layer in enumerate(layers)}
-    biases = {f"b{i}": layer.bias.detach().numpy() for i, layer in enumerate(layers)}
+    biases = {
+        f"b{i}": layer.get_parameter("bias").detach().numpy() for i, layer in enumerate(layers)
+    }
     return Job(
         key="conv-net",
         title="conv net: 1x64, 8 and 16 channels k5, mean, 4 out",

@@ -21,12 +21,14 @@ unsigned char workspace[MODEL_WORKSPACE_BYTES + 1]
 """
 
 
-def code(job: Job, target: Target) -> Code:
-    """Compile the job's module.
+def code(job: Job, target: Target) -> Code | None:
+    """Compile the job's module; None if it has none.
 
     Raises:
         MicroddspError: It cannot be compiled.
     """
+    if job.module is None:
+        return None
     example = torch.zeros(job.signal.shape[1:])
     model = microddsp.compile(job.module(), example, target=target, name="model")
     return Code(_HEADER, {**model.sources, "state.c": _STATE}, ours=True)

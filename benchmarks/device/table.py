@@ -73,8 +73,8 @@ def _row(job: Job, results: Sequence[Result], *, goals: bool) -> list[str]:
         "" if ratio is None else f"{ratio:.2f}",
         _cycles(ours),
         _cycles(best),
-        _pair(ours and ours.text_bytes, best and best.text_bytes),
-        _pair(ours and ours.ram_bytes, best and best.ram_bytes),
+        _pair("text_bytes", ours, best),
+        _pair("ram_bytes", ours, best),
         "" if ours is None else f"{ours.error:.0e}",
     ]
 
@@ -113,5 +113,5 @@ def _cycles(result: Result | None) -> str:
     return f"{result.cycles_low:.0f}-{result.cycles_high:.0f}"
 
 
-def _pair(ours: int | None, best: int | None) -> str:
-    return ", ".join("-" if value is None else str(value) for value in (ours, best))
+def _pair(figure: str, *results: Result | None) -> str:
+    return ", ".join("-" if result is None else str(getattr(result, figure)) for result in results)

@@ -49,7 +49,8 @@ def measure(job: Job, library: str, code: Code, board_name: str, folder: Path) -
     frame = _sizes(_build(job, _NOTHING, board, folder / board_name / "nothing" / job.key))
     whole = _sizes(image)
     stack = int(np.fromfile(where / "stack.bin", "uint32")[0])
-    error = _error(job, np.fromfile(where / "out.bin", job.out_dtype))
+    put_out = np.fromfile(where / "out.bin", job.out_dtype).reshape(job.blocks, -1)
+    error = _error(job, code.in_order(put_out) if code.in_order else put_out)
     cycles = None
     if target.name == "cortex-m4f":
         cycles = model_cycles(image, blocks, target.compiler.removesuffix("gcc") + "objdump")
@@ -58,8 +59,8 @@ def measure(job: Job, library: str, code: Code, board_name: str, folder: Path) -
         library=library,
         board=board_name,
         instructions=executed(blocks) / job.units,
-        cycles_low=cycles and cycles.low / job.units,
-        cycles_high=cycles and cycles.high / job.units,
+        cycles_low=cycles.low / job.units if cycles else None,
+        cycles_high=cycles.high / job.units if cycles else None,
         text_bytes=whole.text - frame.text,
         ram_bytes=whole.data - frame.data + stack,
         stack_bytes=stack,
@@ -76,7 +77,8 @@ def library_flags(target: Target) -> tuple[str, ...]:
 def _build(job: Job, code: Code, board: Board, where: Path) -> Path:
     shutil.rmtree(where, ignore_errors=True)
     where.mkdir(parents=True)
-    sizes = _SIZES.format(job.blocks, job.inputs[0].nbytes, 4 * job.out_elements)
+    out = code.out_elements or job.out_elements
+    sizes = _SIZES.format(job.blocks, job.inputs[0].nbytes, 4 * out)
     (where / "job.h").write_text(f"#pragma once\n#include <stdint.h>\n{sizes}{code.header}")
     script = jinja2.Template((_HERE / "link.ld.j2").read_text(), undefined=jinja2.StrictUndefined)
     (where / "link.ld").write_text(script.render(board=board))
@@ -111,6 +113,7 @@ def _sizes(image: Path) -> _Sizes:
 def _error(job: Job, put_out: Array) -> float:
     """The largest error, relative to the largest value; infinite where a count is wrong."""
     expected = np.asarray(job.expected).reshape(-1)
+    put_out = put_out.reshape(-1)
     if len(put_out) != len(expected):
         raise BoardError(f"{len(put_out)} values instead of {len(expected)}", where=job.key)
     if job.out_dtype == "int32":

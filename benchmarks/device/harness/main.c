@@ -71,7 +71,8 @@ __attribute__((noipa)) void job_end(void)
     __asm__ volatile("nop" ::: "memory");
 }
 
-int main(void)
+/* Not merged into the reset handler, which must not touch the floating-point unit too early. */
+__attribute__((noipa)) int main(void)
 {
     uint32_t *sp;
     uint32_t *lowest;

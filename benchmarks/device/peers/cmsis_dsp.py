@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.device.harness import library_flags
-from benchmarks.device.job import Code, Job
+from benchmarks.device.job import Array, Code, Job
 from benchmarks.device.peers.c_text import array, define
 from benchmarks.device.peers.naive import ENVELOPE_AND_COUNTER
 from microddsp.errors import BoardError
@@ -50,11 +50,14 @@ def code(job: Job, target: Target, folder: Path) -> Code | None:
         return None
     source = _source(folder)
     header, text = make(job)
+    packed = job.kind == "rfft"
     return Code(
         _START + header + _INIT,
         {"job.c": f'#include "job.h"\n{text}'},
         includes=(source / "Include", source / "PrivateInclude"),
         archives=(_archive(target, folder),),
+        out_elements=job.block if packed else None,
+        in_order=_unpacked if packed else None,
     )
 
 
@@ -163,4 +166,74 @@ void job_init(void)
     return header, text
 
 
-_KINDS: dict[str, Callable[[Job], tuple[str, str]]] = {"sos": _sos, "chain": _chain, "fir": _fir}
+def _unpacked(packed: Array) -> Array:
+    """Real and imaginary parts of all bins; the library puts the last bin behind the first."""
+    zero = np.zeros((len(packed), 1), packed.dtype)
+    return np.hstack([packed[:, :1], zero, packed[:, 2:], packed[:, 1:2], zero])
+
+
+def _rfft(job: Job) -> tuple[str, str]:
+    header = """extern arm_rfft_fast_instance_f32 transform;
+#define JOB_PROCESS(from, to) arm_rfft_fast_f32(&transform, (float *)(from), (to), 0u)
+"""
+    text = f"""arm_rfft_fast_instance_f32 transform;
+void job_init(void)
+{{
+    (void)arm_rfft_fast_init_{job.block}_f32(&transform);
+}}
+"""
+    return header, text
+
+
+def _log_mel(job: Job) -> tuple[str, str]:
+    """Composed: the library's own arm_mfcc_f32 takes magnitudes and scales twice besides."""
+    bank = np.asarray(job.parameters["bank"])
+    used = [np.flatnonzero(row) for row in bank]
+    lengths = ", ".join(str(len(bins)) for bins in used)
+    starts = ", ".join(str(bins[0]) for bins in used)
+    weights = np.concatenate([row[bins] for row, bins in zip(bank, used, strict=True)])
+    dct = job.parameters.get("dct")
+    last, table = "bands", ""
+    if dct is not None:
+        last = "mel"
+        table = array("dct", dct) + (
+            f"static const arm_matrix_instance_f32 matrix = {{{len(dct)}, {len(bank)}, "
+            f"(float *)dct}};\nstatic float mel[{len(bank)}];\n"
+        )
+    text = f"""{array("window", job.parameters["window"])}{array("weights", weights)}{table}
+static const unsigned char starts[] = {{{starts}}};
+static const unsigned char lengths[] = {{{lengths}}};
+static arm_rfft_fast_instance_f32 transform;
+static float frame[{job.block}];
+static float spectrum[{job.block}];
+void job_init(void)
+{{
+    (void)arm_rfft_fast_init_{job.block}_f32(&transform);
+}}
+void job_process(const float *from, void *to)
+{{
+    const float *weight = weights;
+    float *bands = to;
+    arm_mult_f32(from, window, frame, {job.block}u);
+    arm_rfft_fast_f32(&transform, frame, spectrum, 0u);
+    spectrum[1] = 0.0f;
+    arm_cmplx_mag_squared_f32(spectrum, frame, {job.block // 2}u);
+    for (int i = 0; i < {len(bank)}; i++) {{
+        arm_dot_prod_f32(&frame[starts[i]], weight, lengths[i], &{last}[i]);
+        weight += lengths[i];
+    }}
+    arm_offset_f32({last}, {job.parameters["floor"]}f, {last}, {len(bank)}u);
+    arm_vlog_f32({last}, {last}, {len(bank)}u);
+    {"" if dct is None else "arm_mat_vec_mult_f32(&matrix, mel, bands);"}
+}}
+"""
+    return _PROCESS, text
+
+
+_KINDS: dict[str, Callable[[Job], tuple[str, str]]] = {
+    "sos": _sos,
+    "chain": _chain,
+    "fir": _fir,
+    "rfft": _rfft,
+    "log-mel": _log_mel,
+}
