@@ -1,0 +1,1 @@
+"""What jobs cost on a device: ours and other libraries' in one harness."""

@@ -1,0 +1,79 @@
+"""Jobs on the spectrum of one frame."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.fft
+import scipy.signal
+
+from benchmarks.device.job import Array, Goal, Job
+
+RATE_HZ = 16000
+FRAME = 512
+BANDS = 40
+COEFFICIENTS = 13
+FLOOR = 1e-6
+
+
+def spectral_jobs() -> list[Job]:
+    """Transform, log-mel and MFCC of 512 samples."""
+    frames = np.random.default_rng(5).standard_normal((4, 1, FRAME)).astype("float32")
+    window = scipy.signal.get_window("hann", FRAME).astype("float32")
+    bank = mel_bank()
+    spectrum = np.fft.rfft(frames.astype("float64"))
+    power = np.abs(np.fft.rfft(frames * window.astype("float64"))) ** 2
+    log_mel = np.log(power @ bank.astype("float64").T + FLOOR)
+    dct = scipy.fft.dct(np.eye(BANDS), norm="ortho", axis=0)[:COEFFICIENTS]
+    numbers = {"window": window, "bank": bank, "floor": FLOOR}
+    return [
+        Job(
+            key="rfft-512",
+            title="real FFT, 512",
+            kind="rfft",
+            signal=frames,
+            expected=np.stack([spectrum.real, spectrum.imag], -1),
+            module=None,
+            per="frame",
+            goal=Goal(18500, text_bytes=6 * 1024),
+            limit=11500,
+        ),
+        Job(
+            key="log-mel-512-40",
+            title="log-mel, 512, 40 bands",
+            kind="log-mel",
+            signal=frames,
+            expected=log_mel,
+            module=None,
+            parameters=numbers,
+            per="frame",
+            goal=Goal(24000, text_bytes=9 * 1024),
+            limit=14500,
+        ),
+        Job(
+            key="mfcc-512-40-13",
+            title="MFCC, 512, 40 bands, 13",
+            kind="log-mel",
+            signal=frames,
+            expected=log_mel @ dct.T,
+            module=None,
+            parameters=numbers | {"dct": dct},
+            per="frame",
+        ),
+    ]
+
+
+def mel_bank() -> Array:
+    """(bands, bins) triangles, even in mel from 20 Hz to half the rate; O'Shaughnessy's formula."""
+    edges_mel = np.linspace(_mel(20.0), _mel(RATE_HZ / 2), BANDS + 2)
+    edges_hz = 700.0 * (10.0 ** (edges_mel / 2595.0) - 1.0)
+    bins_hz = np.fft.rfftfreq(FRAME, 1 / RATE_HZ)
+    low, middle, high = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]
+    rising = (bins_hz - low) / (middle - low)
+    falling = (high - bins_hz) / (high - middle)
+    bank: Array = np.minimum(rising, falling).clip(0.0).astype("float32")
+    bank[:, -1] = 0.0  # half the rate is the last band's upper edge, but for rounding
+    return bank
+
+
+def _mel(hz: float) -> float:
+    return float(2595.0 * np.log10(1.0 + hz / 700.0))
