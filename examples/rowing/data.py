@@ -1,11 +1,10 @@
 """Simulated rowing, and real walking from the PyPI package gaitpy.
 
-The boat's acceleration in a stroke follows V. Kleshnev, "Boat acceleration, temporal structure of
-the stroke cycle, and effectiveness in rowing", Proc. IMechE Part P: J. Sports Engineering and
-Technology 224(1), 2010, 63-74: a deep negative peak at the catch, a double positive peak in the drive,
-a dip at the finish, and a positive recovery, in which the rowers pull the boat towards them. The
-places of these bumps are as in that description; their heights and widths are assumptions, and so
-is everything else here.
+The boat is checked at the catch, pushed twice in the drive, slows at the finish, and gains speed in
+the recovery, in which the rowers pull it towards them. The double peak in the drive and the division
+of the stroke into such phases are described by V. Kleshnev, "Boat acceleration, temporal structure
+of the stroke cycle, and effectiveness in rowing", Proc. IMechE Part P 224(1), 2010. The numbers are
+not taken from there: places, heights and widths are assumptions, and so is everything else here.
 """
 
 from __future__ import annotations
@@ -52,9 +51,9 @@ def row(seconds: float, seed: int) -> Recording:
     """One outing of one crew: pieces of 20 to 60 s at 18 to 38 strokes a minute, with pauses.
 
     Heights grow with the square of the rate, as forces of inertia do; crews differ by a fifth in
-    heights and 2 % in places, strokes of a crew by a tenth in height and 4 % in time. The sensor lies
-    in the boat, turned by up to 10 degrees, x towards the bow; waves, heave and roll, knocks of up
-    to 8 m/s^2, noise and a drifting offset come on top, in pauses too.
+    heights and 2 % in places, strokes of a crew by a tenth in height and 4 % in time. The sensor
+    lies in the boat, turned by up to 10 degrees, x towards the bow; waves, sway, knocks of up to
+    8 m/s^2, noise and a drifting offset come on top, in pauses too.
     """
     random = np.random.default_rng(seed)
     time = np.arange(round(seconds * RATE)) / RATE
