@@ -4,7 +4,7 @@ The boat is checked at the catch, pushed twice in the drive, slows at the finish
 the recovery, in which the rowers pull it towards them. The double peak in the drive and the
 division of the stroke into such phases are described by V. Kleshnev, "Boat acceleration, temporal
 structure of the stroke cycle, and effectiveness in rowing", Proc. IMechE Part P 224(1), 2010. The
-numbers are not taken from there: places, heights and widths are assumptions, and so is everything else here.
+numbers are not taken from there: places, heights and widths are assumptions, and so is the rest.
 """
 
 from __future__ import annotations
