@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes sure that the tools outside Python are there, and installs the Debian packages of those
 # that are not. Does nothing, and needs no rights, where all is present.
-# usage: tools/packages.sh [firmware] [make] [peers] [venv]   (default: firmware)
+# usage: tools/packages.sh [firmware] [make] [peers] [sounds] [venv]   (default: firmware)
 set -euo pipefail
 
 fail() {
@@ -34,6 +34,7 @@ for what in "${@:-firmware}"; do
             ;;
         make) need make command -v make ;;
         peers) need faust command -v faust ;;
+        sounds) need sonic-pi-samples test -f /usr/share/sonic-pi/samples/elec_pop.flac ;;
         venv) packages+=(python3-venv) ;;
         *) fail "tools/packages.sh does not know '$what'" ;;
     esac

@@ -42,5 +42,9 @@ echo "installing Python packages into .venv (several hundred megabytes the first
 .venv/bin/python -m pip install -qq --disable-pip-version-check \
     -c constraints.txt -e '.[dev,examples]' </dev/null ||
     fail "pip could not install the packages; the lines above say why"
+# examples/rowing reads a recording out of gaitpy, whose own requirements are versions of 2017.
+.venv/bin/python -m pip install -qq --disable-pip-version-check \
+    -c constraints.txt --no-deps gaitpy </dev/null ||
+    fail "pip could not install gaitpy; the lines above say why"
 rm -f .venv/.installed-*
 touch "$stamp"

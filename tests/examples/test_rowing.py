@@ -1,0 +1,32 @@
+"""Strokes from three axes of int16, shortened: learned from counts, counted on a Cortex-M4F."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.qemu
+def test_the_stroke_counter_learns_and_counts_the_same_on_the_device(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples/rowing/run.py", "-o", tmp_path, "--quick"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    counts = report["counts"]
+    assert report["device_equals_pytorch"]
+    assert counts["trained, device"]["windows"] == counts["trained, PyTorch"]["windows"]
+    assert counts["trained, device"]["error"] <= counts["constant count"]["error"] / 2
+    assert all(output["passed"] for output in report["verification"]["outputs"])
+    walk = report["walk"]
+    assert walk["device"] == walk["trained"]
+    assert abs(walk["device"][2] - walk["reference"][2]) <= 3
+    assert (tmp_path / "rowing.png").stat().st_size > 500
