@@ -78,6 +78,17 @@ def test_instructions_are_counted_exactly(board: str, probe: Maker) -> None:
     np.testing.assert_array_equal(np.diff(found), wanted)
 
 
+@pytest.mark.parametrize("board", list_boards())
+def test_all_memory_that_a_board_claims_is_there(board: str, probe: Maker) -> None:
+    import tvm
+
+    with open_board(board, probe(target=find_board(board).target)) as session:
+        device = session.session.cpu(0)
+        free = int(device.available_global_memory)
+        wanted = np.random.default_rng(0).integers(0, 255, free - 512, dtype=np.uint8)
+        np.testing.assert_array_equal(tvm.runtime.tensor(wanted, device).numpy(), wanted)
+
+
 def test_a_long_block_is_timed_beyond_the_counters_24_bits(probe: Maker) -> None:
     signal = np.full((1, 8), 8_000_000, np.float32)
     with open_board("mps2-an386", probe(LOOP)) as session:
