@@ -156,7 +156,11 @@ def _fir(job: Job) -> tuple[str, str]:
 #define JOB_PROCESS(from, to) arm_fir_f32(&filter, (from), (to), {job.block}u)
 """
     text = f"""{array("taps", taps[::-1])}
+#ifdef ARM_MATH_MVEF /* Helium keeps working memory in front of the state */
+static float states[{len(taps) + 2 * job.block - 1}];
+#else
 static float states[{len(taps) + job.block - 1}];
+#endif
 arm_fir_instance_f32 filter;
 void job_init(void)
 {{
