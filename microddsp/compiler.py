@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from microddsp.frontend.capture import Capture
 
+MAX_UNROLL = 64
 BUDGET_KEYS = ("flash", "ram", "stack")
 
 
@@ -55,10 +56,13 @@ def compile(
     Raises:
         CompileError: Something in the module cannot be compiled; says where and what to do.
         BudgetError: The result is larger than `budget`.
+        ParameterError: An option has a value that makes no sense.
     """
     chosen = find_target(target) if isinstance(target, str) else target
     _check_name(name)
     limits = _limits(budget)
+    if unroll is not None and (isinstance(unroll, bool) or not 1 <= unroll <= MAX_UNROLL):
+        raise ParameterError(f"unroll must be 1 to {MAX_UNROLL}, got {unroll}")
     captured = capture(module, example_inputs, taps=taps)
     formats = _formats(captured, input)
     members = _members(captured)

@@ -148,7 +148,12 @@ class SVF(Biquad):
         form: str = "svf",
         initial: str = "zero",
     ) -> None:
-        super().__init__(response, f0_hz, q, sample_rate_hz, form="svf", initial=initial)
+        if form == "direct":
+            raise ParameterError(
+                "a state-variable filter has no direct form", where="SVF", hint="take a Biquad"
+            )
+        chosen = "svf" if form == "auto" else form  # anything else is refused there
+        super().__init__(response, f0_hz, q, sample_rate_hz, form=chosen, initial=initial)
 
 
 def _centre(

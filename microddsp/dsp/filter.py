@@ -217,7 +217,9 @@ def choose_form(
         ParameterError: Unknown form, or no state-variable form for this filter.
     """
     if form not in FORMS:
-        raise ParameterError(f"unknown form {form!r}", where=where, hint=f"one of {FORMS}")
+        raise ParameterError(
+            f"unknown form {form!r}", where=where, hint=f"one of {', '.join(FORMS)}"
+        )
     if form == "svf" and not possible:
         raise ParameterError("this filter has no state-variable form", where=where)
     low = float(frequency_hz.min()) < SVF_BELOW * sample_rate_hz

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import microddsp
 from microddsp import dsp
+from microddsp.errors import ParameterError
 
 RATE = 8000.0
 
@@ -431,3 +432,18 @@ def test_equal_models_give_equal_sources() -> None:
         microddsp.compile(FILTERS["detector"](), x, target="host", name="m") for _ in range(2)
     )
     assert first.sources == second.sources
+
+
+@pytest.mark.parametrize("unroll", [1, 3, 16, 64])
+def test_any_number_of_samples_a_pass_gives_the_same(unroll: int) -> None:
+    module = nn.Sequential(
+        dsp.Lowpass(900.0, 2, sample_rate_hz=RATE),
+        dsp.EventCounter(0.3, 0.5, refractory_s=0.001, sample_rate_hz=RATE),
+    )
+    check(module, signal(2, 60), block=20, unroll=unroll)
+
+
+@pytest.mark.parametrize("unroll", [0, -1, 65, True])
+def test_a_senseless_unroll_is_refused(unroll: int) -> None:
+    with pytest.raises(ParameterError, match="unroll"):
+        microddsp.compile(dsp.Gain(2.0), torch.zeros(1, 8), target="host", unroll=unroll)

@@ -28,6 +28,8 @@ FS = 8000.0
         (lambda: dsp.Lowpass(100.0, sample_rate_hz=-1.0), "sample_rate_hz"),
         (lambda: dsp.Lowpass(100.0, sample_rate_hz=FS, form="fast"), "form"),
         (lambda: dsp.Lowpass(100.0, sample_rate_hz=FS, initial="last"), "initial"),
+        (lambda: dsp.SVF("lowpass", 100.0, 1.0, FS, form="direct"), "no direct form"),
+        (lambda: dsp.SVF("lowpass", 100.0, 1.0, FS, form="fast"), "form"),
         (lambda: dsp.Bandpass(700.0, 90.0, sample_rate_hz=FS), "high_hz"),
         (lambda: dsp.Bandpass(90.0, 90.0, sample_rate_hz=FS), "high_hz"),
         (lambda: dsp.Bandpass(90.0, 4000.0, sample_rate_hz=FS), "high_hz"),
