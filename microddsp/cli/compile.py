@@ -63,6 +63,10 @@ def compile_command(
     budget: Annotated[
         str | None, typer.Option(help="Fail when larger: ram=16K,flash=64K,stack=1K")
     ] = None,
+    unroll: Annotated[
+        int | None,
+        typer.Option(min=1, max=64, help="Samples a pass: fewer are smaller and slower."),
+    ] = None,
     emit: Annotated[str, typer.Option(help="c")] = "c",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
@@ -93,6 +97,7 @@ def compile_command(
         input=None if samples == Input() else samples,
         taps=tuple(tap or ()),
         budget=limits or None,
+        unroll=unroll,
     )
     compiled.save(archive)
     report = _report(compiled, archive)

@@ -149,6 +149,7 @@ def test_a_question_is_answered_without_heavy_imports(arguments: tuple[str, ...]
         (("compile", "MODEL:plops", "--target", "cortex-m4"), "did you mean 'cortex-m4f'"),
         (("compile", "MODEL:plops", "--taget", "cortex-m4f"), "--target"),
         (("compile", "MODEL:plops", "--block", "0"), "--block"),
+        (("compile", "MODEL:plops", "--unroll", "0"), "--unroll"),
         (("compile", "MODEL:plops", "--block", "x"), "--block"),
         (("compile", "MODEL:plops", "--channels", "-1"), "--channels"),
         (("compile", "MODEL:plops", "--input-shape", "x"), "write name:channels,samples"),
@@ -224,7 +225,7 @@ def test_a_factory_that_gives_no_module_is_refused(folder: Path) -> None:
 
 
 def test_a_warning_is_one_line_without_code(folder: Path) -> None:
-    done = microddsp("compile", "pipeline.py:imprecise", "-o", "imprecise.tar", cwd=folder)
+    done = microddsp("compile", "pipeline.py:imprecise", "--unroll", "2", cwd=folder)
     assert done.returncode == 0
     (line,) = done.stderr.splitlines()
     assert line.startswith("microddsp: warning: Lowpass: in direct form and float32 this filter is")
