@@ -26,7 +26,13 @@ class OperatorLine:
 
 OPERATORS = (
     OperatorLine("Gain", "block", ALL, True, "multiply, one number or one per channel"),
-    OperatorLine("Biquad", "block", ALL, True, "one section, from f0 and Q"),
+    OperatorLine(
+        "Biquad",
+        "block",
+        ALL,
+        True,
+        "one section, from f0, Q and gain: low- to high-pass, peaks, shelves",
+    ),
     OperatorLine("SVF", "block", ALL, True, "Biquad, exact at low cut-offs"),
     OperatorLine("SOS", "block", ALL, True, "cascade of second-order sections, learned directly"),
     OperatorLine("Lowpass", "block", ALL, True, "Butterworth of order n"),

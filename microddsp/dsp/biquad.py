@@ -7,22 +7,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from microddsp.dsp.biquad_design import RESPONSES, WITH_GAIN, direct_section, svf_section
 from microddsp.dsp.block import positive, show
-from microddsp.dsp.filter import Filter, Frequency, Positive, choose_form, form_name, svf_row
+from microddsp.dsp.filter import Filter, Frequency, Positive, choose_form, exact, form_name
 from microddsp.errors import ParameterError, nearest
 
-RESPONSES = ("lowpass", "highpass", "bandpass", "notch")
 Number = float | Sequence[float]
+MAX_GAIN_DB = 120.0
 
 
 class Biquad(Filter):
     """One second-order section.
 
     Args:
-        response: "lowpass", "highpass", "bandpass" (0 dB at the centre) or "notch".
+        response: "lowpass", "highpass", "bandpass" (0 dB at the centre), "notch", "allpass",
+            "peaking", "lowshelf" or "highshelf".
         f0_hz: Cut-off or centre, between 0 and half the sample rate; one or one per channel.
         q: Quality factor, positive.
         sample_rate_hz: Samples per second.
+        gain_db: Of a peak or a shelf, and of these only; one or one per channel.
         form: "direct", "svf", or "auto": state-variable below 1/500 of the sample rate.
         initial: "zero", or "first_sample": settled for the first sample ever seen.
 
@@ -39,6 +42,7 @@ class Biquad(Filter):
         q: Number,
         sample_rate_hz: float,
         *,
+        gain_db: Number | None = None,
         form: str = "auto",
         initial: str = "zero",
     ) -> None:
@@ -51,6 +55,7 @@ class Biquad(Filter):
         self.response = response
         self.frequency = Frequency("f0_hz", f0_hz, sample_rate_hz, where)
         self.quality = Positive(positive("q", q, where))
+        self.gain = _decibels(response, gain_db, where)
         self.kind = choose_form(form, self.frequency().detach(), sample_rate_hz, True, where)
 
     @classmethod
@@ -111,6 +116,85 @@ class Biquad(Filter):
         f0, quality = _centre(f0_hz, q, low_hz, high_hz)
         return cls("notch", f0, quality, sample_rate_hz, form=form, initial=initial)
 
+    @classmethod
+    def allpass(
+        cls,
+        f0_hz: Number,
+        q: Number = 0.5**0.5,
+        *,
+        sample_rate_hz: float,
+        form: str = "auto",
+        initial: str = "zero",
+    ) -> Biquad:
+        """Passes everything; the phase turns by 180 degrees at f0."""
+        return cls("allpass", f0_hz, q, sample_rate_hz, form=form, initial=initial)
+
+    @classmethod
+    def peaking(
+        cls,
+        f0_hz: Number,
+        q: Number = 1.0,
+        *,
+        gain_db: Number,
+        sample_rate_hz: float,
+        form: str = "auto",
+        initial: str = "zero",
+    ) -> Biquad:
+        """Raises or lowers a band around f0 by gain_db; q is that of the cookbook."""
+        return cls(
+            "peaking",
+            f0_hz,
+            q,
+            sample_rate_hz,
+            gain_db=gain_db,
+            form=form,
+            initial=initial,
+        )
+
+    @classmethod
+    def lowshelf(
+        cls,
+        f0_hz: Number,
+        q: Number = 0.5**0.5,
+        *,
+        gain_db: Number,
+        sample_rate_hz: float,
+        form: str = "auto",
+        initial: str = "zero",
+    ) -> Biquad:
+        """Raises or lowers what is below f0 by gain_db, half of it at f0."""
+        return cls(
+            "lowshelf",
+            f0_hz,
+            q,
+            sample_rate_hz,
+            gain_db=gain_db,
+            form=form,
+            initial=initial,
+        )
+
+    @classmethod
+    def highshelf(
+        cls,
+        f0_hz: Number,
+        q: Number = 0.5**0.5,
+        *,
+        gain_db: Number,
+        sample_rate_hz: float,
+        form: str = "auto",
+        initial: str = "zero",
+    ) -> Biquad:
+        """Raises or lowers what is above f0 by gain_db, half of it at f0."""
+        return cls(
+            "highshelf",
+            f0_hz,
+            q,
+            sample_rate_hz,
+            gain_db=gain_db,
+            form=form,
+            initial=initial,
+        )
+
     @property
     def f0_hz(self) -> Tensor:
         """The cut-off or centre in Hz."""
@@ -121,15 +205,22 @@ class Biquad(Filter):
         """The quality factor."""
         return self.quality()
 
+    @property
+    def gain_db(self) -> Tensor | None:
+        """The gain of a peak or shelf in dB; None for other responses."""
+        return None if self.gain is None else exact(self.gain)
+
     def coefficients(self) -> Tensor:
         assert self.sample_rate_hz is not None
         design = svf_section if self.kind == "svf" else direct_section
-        f0, q = torch.broadcast_tensors(self.f0_hz, self.q)
-        return design(self.response, f0 / self.sample_rate_hz, q)[..., None, :]
+        given = (self.f0_hz, self.q) if self.gain is None else (self.f0_hz, self.q, self.gain_db)
+        f0, *others = torch.broadcast_tensors(*given)
+        return design(self.response, f0 / self.sample_rate_hz, *others)[..., None, :]
 
     def extra_repr(self) -> str:
+        gain = "" if self.gain is None else f"gain_db={show(self.gain)}, "
         return (
-            f"{self.response}, f0_hz={show(self.f0_hz)}, q={show(self.q)}, "
+            f"{self.response}, f0_hz={show(self.f0_hz)}, q={show(self.q)}, {gain}"
             f"sample_rate_hz={self.sample_rate_hz:g}, form={form_name(self.kind)}, "
             f"initial={self.initial}"
         )
@@ -145,6 +236,7 @@ class SVF(Biquad):
         q: Number,
         sample_rate_hz: float,
         *,
+        gain_db: Number | None = None,
         form: str = "svf",
         initial: str = "zero",
     ) -> None:
@@ -153,7 +245,9 @@ class SVF(Biquad):
                 "a state-variable filter has no direct form", where="SVF", hint="take a Biquad"
             )
         chosen = "svf" if form == "auto" else form  # anything else is refused there
-        super().__init__(response, f0_hz, q, sample_rate_hz, form=chosen, initial=initial)
+        super().__init__(
+            response, f0_hz, q, sample_rate_hz, gain_db=gain_db, form=chosen, initial=initial
+        )
 
 
 def _centre(
@@ -173,31 +267,18 @@ def _centre(
     return centre, centre / (high_hz - low_hz)
 
 
-def direct_section(response: str, frequency: Tensor, q: Tensor) -> Tensor:
-    """b0 b1 b2 a1 a2 for a frequency in cycles per sample, by the bilinear transform."""
-    k = torch.tan(torch.pi * frequency)
-    norm = 1 / (1 + k / q + k * k)
-    one, zero = torch.ones_like(k), torch.zeros_like(k)
-    a1, a2 = 2 * (k * k - 1) * norm, (1 - k / q + k * k) * norm
-    if response == "lowpass":
-        gain, b = k * k * norm, (one, 2 * one, one)
-    elif response == "highpass":
-        gain, b = norm, (one, -2 * one, one)
-    elif response == "bandpass":
-        gain, b = k / q * norm, (one, zero, -one)
-    else:
-        gain, b = (1 + k * k) * norm, (one, a1 / ((1 + k * k) * norm), one)
-    return torch.stack([gain * b[0], gain * b[1], gain * b[2], a1, a2], -1)
-
-
-def svf_section(response: str, frequency: Tensor, q: Tensor) -> Tensor:
-    """a1 a2 a3 m0 m1 m2 for a frequency in cycles per sample."""
-    g, k = torch.tan(torch.pi * frequency), 1 / q
-    one, zero = torch.ones_like(g), torch.zeros_like(g)
-    mix = {
-        "lowpass": (zero, zero, one),
-        "highpass": (one, -k, -one),
-        "bandpass": (zero, k, zero),
-        "notch": (one, -k, zero),
-    }[response]
-    return svf_row(g, k, *mix)
+def _decibels(response: str, gain_db: Number | None, where: str) -> torch.nn.Parameter | None:
+    if response not in WITH_GAIN:
+        if gain_db is not None:
+            raise ParameterError(f"a {response} takes no gain_db", where=where)
+        return None
+    if gain_db is None:
+        raise ParameterError(f"a {response} needs gain_db", where=where)
+    value = torch.as_tensor(gain_db, dtype=torch.float32)
+    if value.dim() > 1 or not bool((value.abs() <= MAX_GAIN_DB).all()):
+        raise ParameterError(
+            f"gain_db is one number or one per channel, at most {MAX_GAIN_DB:g} dB either way, "
+            f"got {gain_db}",
+            where=where,
+        )
+    return torch.nn.Parameter(value)

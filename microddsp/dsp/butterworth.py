@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from microddsp.dsp.biquad import direct_section, svf_section
+from microddsp.dsp.biquad_design import direct_section, svf_section
 from microddsp.dsp.block import show, whole
 from microddsp.dsp.filter import Filter, Frequency, choose_form, form_name, svf_row
 from microddsp.errors import ParameterError

@@ -59,6 +59,12 @@ FILTERS: dict[str, Callable[[], nn.Module]] = {
     "bandstop": lambda: dsp.Bandstop(200.0, 900.0, order=2, sample_rate_hz=RATE),
     "biquad": lambda: dsp.Biquad("bandpass", 500.0, 3.0, RATE),
     "low biquad": lambda: dsp.Biquad("lowpass", 2.0, 0.7, RATE),
+    "allpass": lambda: dsp.Biquad.allpass(500.0, 0.7, sample_rate_hz=RATE),
+    "equaliser": lambda: nn.Sequential(
+        dsp.Biquad.lowshelf(200.0, gain_db=6.0, sample_rate_hz=RATE),
+        dsp.SVF.peaking(900.0, 2.0, gain_db=[-9.0, 3.0], sample_rate_hz=RATE),
+        dsp.SVF.highshelf(2000.0, gain_db=-3.0, sample_rate_hz=RATE),
+    ),
     "svf": lambda: dsp.SVF("notch", 50.0, 2.0, RATE),
     "sos": lambda: dsp.SOS(
         [[0.1, 0.2, 0.1, 1.0, -1.1, 0.4], [1.0, -1.0, 0.0, 1.0, -0.2, 0.5]], sample_rate_hz=RATE

@@ -25,6 +25,17 @@ BLOCKS: dict[str, Callable[[], dsp.Block]] = {
     "biquad from the first sample": lambda: dsp.Biquad.lowpass(
         100.0, sample_rate_hz=FS, initial="first_sample"
     ),
+    "biquad allpass": lambda: dsp.Biquad.allpass(80.0, 0.8, sample_rate_hz=FS),
+    "biquad peaking per channel": lambda: dsp.Biquad.peaking(
+        [50.0, 90.0], 2.0, gain_db=[6.0, -9.0], sample_rate_hz=FS
+    ),
+    "biquad lowshelf": lambda: dsp.Biquad.lowshelf(60.0, gain_db=[4.0, 0.0], sample_rate_hz=FS),
+    "biquad highshelf": lambda: dsp.Biquad.highshelf(90.0, 0.9, gain_db=-5.0, sample_rate_hz=FS),
+    "svf peaking": lambda: dsp.SVF.peaking(50.0, 2.0, gain_db=6.0, sample_rate_hz=FS),
+    "svf lowshelf": lambda: dsp.SVF.lowshelf(1.0, gain_db=9.0, sample_rate_hz=FS),
+    "svf highshelf": lambda: dsp.SVF.highshelf(
+        90.0, gain_db=[2.0, -3.0], sample_rate_hz=FS, initial="first_sample"
+    ),
     "svf lowpass": lambda: dsp.SVF.lowpass(60.0, 0.8, sample_rate_hz=FS),
     "svf notch from the first sample": lambda: dsp.SVF.notch(
         [60.0, 70.0], 0.8, sample_rate_hz=FS, initial="first_sample"

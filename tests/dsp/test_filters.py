@@ -85,6 +85,45 @@ def test_biquads_equal_the_analog_sections_they_come_from(form: str) -> None:
         assert_same_system(block, section(list(b), list(a)))
 
 
+def cookbook(response: str, f0: float, q: float, gain_db: float) -> np.ndarray:
+    """The formulas as R. Bristow-Johnson printed them."""
+    a, w = 10 ** (gain_db / 40), 2 * np.pi * f0 / FS
+    cos, alpha = np.cos(w), np.sin(w) / (2 * q)
+    root = 2 * np.sqrt(a) * alpha
+    up, down = a + 1, a - 1
+    if response == "allpass":
+        return section([1 - alpha, -2 * cos, 1 + alpha], [1 + alpha, -2 * cos, 1 - alpha])
+    if response == "peaking":
+        return section(
+            [1 + alpha * a, -2 * cos, 1 - alpha * a], [1 + alpha / a, -2 * cos, 1 - alpha / a]
+        )
+    sign = 1 if response == "lowshelf" else -1
+    cos = sign * cos
+    b = [up - down * cos + root, sign * 2 * (down - up * cos), up - down * cos - root]
+    return section(
+        [a * value for value in b],
+        [up + down * cos + root, sign * -2 * (down + up * cos), up + down * cos - root],
+    )
+
+
+@pytest.mark.parametrize("form", ["direct", "svf"])
+@pytest.mark.parametrize(("f0", "q", "gain_db"), [(500.0, 2.0, 6.0), (80.0, 0.6, -15.0)])
+@pytest.mark.parametrize("response", ["allpass", "peaking", "lowshelf", "highshelf"])
+def test_biquads_equal_the_cookbook(
+    response: str, f0: float, q: float, gain_db: float, form: str
+) -> None:
+    gain = {} if response == "allpass" else {"gain_db": gain_db}
+    block = dsp.Biquad(response, f0, q, FS, form=form, **gain)
+    sos = cookbook(response, f0, q, gain_db)
+    assert_same_system(block, sos / sos[:, 3:4])
+
+
+def test_a_peak_of_no_gain_changes_nothing() -> None:
+    for make in (dsp.Biquad.peaking, dsp.SVF.lowshelf, dsp.Biquad.highshelf):
+        block = make(500.0, gain_db=0.0, sample_rate_hz=FS)
+        np.testing.assert_allclose(impulse_response(block), IMPULSE[0].numpy(), atol=1e-12)
+
+
 def test_edges_of_a_biquad_are_its_half_power_points() -> None:
     for make in (dsp.Biquad.bandpass, dsp.Biquad.notch):
         block = make(low_hz=400.0, high_hz=900.0, sample_rate_hz=FS)

@@ -18,6 +18,12 @@ FILTERS = {
     "bandpass": lambda: dsp.Bandpass(50.0, 90.0, 3, sample_rate_hz=FS, initial="first_sample"),
     "bandstop": lambda: dsp.Bandstop(50.0, 90.0, 3, sample_rate_hz=FS, initial="first_sample"),
     "notch": lambda: dsp.Biquad.notch(50.0, 2.0, sample_rate_hz=FS, initial="first_sample"),
+    "peak": lambda: dsp.Biquad.peaking(
+        50.0, gain_db=6.0, sample_rate_hz=FS, initial="first_sample"
+    ),
+    "low shelf": lambda: dsp.SVF.lowshelf(
+        50.0, gain_db=-6.0, sample_rate_hz=FS, initial="first_sample"
+    ),
     "svf": lambda: dsp.SVF.highpass(50.0, sample_rate_hz=FS, initial="first_sample"),
     "sections": lambda: dsp.SOS(SOS, sample_rate_hz=FS, initial="first_sample"),
     "one pole": lambda: dsp.OnePole(5.0, sample_rate_hz=FS, initial="first_sample"),
