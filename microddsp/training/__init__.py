@@ -1,5 +1,6 @@
-"""Training from counts: windows of recordings, losses, and a fit that ends with exact counts."""
+"""Training: losses, a loop for any of them, and a fit that ends with exact counts from counts."""
 
+from microddsp.training import losses, spectral_losses
 from microddsp.training.counts import count_loss, counting, window_counts
 from microddsp.training.fit import FitResult, fit
 from microddsp.training.windows import Windows, cut_windows
@@ -11,5 +12,7 @@ __all__ = [
     "counting",
     "cut_windows",
     "fit",
+    "losses",
+    "spectral_losses",
     "window_counts",
 ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from microddsp.dsp.event_counter import EventCounter
-from microddsp.errors import ParameterError
+from microddsp.errors import ParameterError, SignalError
 from microddsp.training.windows import Windows
 
 
@@ -43,6 +43,17 @@ def window_counts(pipeline: torch.nn.Module, windows: Windows) -> Tensor:
     return (events.sum(-2) * windows.known).sum(-1)
 
 
-def count_loss(counted: Tensor, counts: Tensor) -> Tensor:
-    """Mean error of counts, quadratic below one event: large misses do not rule the training."""
-    return torch.nn.functional.smooth_l1_loss(counted, counts.to(counted))
+def count_loss(counted: Tensor, counts: Tensor, known: Tensor | None = None) -> Tensor:
+    """Mean error of counts, quadratic below one event: large misses do not rule the training.
+
+    `known` is bool like `counts`: False where nobody counted.
+
+    Raises:
+        SignalError: Shapes that differ.
+    """
+    if counted.shape != counts.shape or (known is not None and known.shape != counts.shape):
+        raise SignalError(f"{tuple(counted.shape)} counted do not fit {tuple(counts.shape)} counts")
+    misses = torch.nn.functional.smooth_l1_loss(counted, counts.to(counted), reduction="none")
+    if known is None:
+        return misses.mean()
+    return torch.where(known, misses, 0.0).sum() / known.sum().clamp(min=1)
