@@ -27,6 +27,15 @@ if TYPE_CHECKING:
 
 MAX_UNROLL = 64
 BUDGET_KEYS = ("flash", "ram", "stack")
+# Operators whose states are past samples.
+DELAY_LINES = (
+    "dsp.fir",
+    "dsp.causal_conv1d",
+    "dsp.frames",
+    "dsp.delay",
+    "dsp.tapped_delay",
+    "dsp.resample",
+)
 
 
 def compile(
@@ -141,7 +150,7 @@ def _formats(captured: Capture, given: Input | Mapping[str, Input] | None) -> li
 
 def _members(captured: Capture) -> list[StateMember]:
     # Delay lines forget a NaN by themselves; a recursion would keep it for ever.
-    lines = _states_of(captured, ("dsp.fir", "dsp.causal_conv1d", "dsp.frames"))
+    lines = _states_of(captured, DELAY_LINES)
     counts = _states_of(captured, ("dsp.event_counter",))
     return [
         StateMember(f"s_{spec.name}", spec.initial, i not in lines, i in counts)

@@ -26,6 +26,11 @@ class OperatorLine:
 
 OPERATORS = (
     OperatorLine("Gain", "block", ALL, True, "multiply, one number or one per channel"),
+    OperatorLine("Offset", "block", ALL, True, "add, one number or one per channel"),
+    OperatorLine("Mix", "block", ALL, True, "channels from weighted sums of channels"),
+    OperatorLine("Delay", "block", "input, state", True, "some whole samples later"),
+    OperatorLine("LearnableDelay", "block", ALL, True, "a delay that is learned, interpolated"),
+    OperatorLine("Select", "block", ALL, True, "one of several branches, soft in training"),
     OperatorLine(
         "Biquad",
         "block",
@@ -35,6 +40,7 @@ OPERATORS = (
     ),
     OperatorLine("SVF", "block", ALL, True, "Biquad, exact at low cut-offs"),
     OperatorLine("SOS", "block", ALL, True, "cascade of second-order sections, learned directly"),
+    OperatorLine("IIR", "block", ALL, True, "any b and a of scipy's lfilter, kept stable"),
     OperatorLine("Lowpass", "block", ALL, True, "Butterworth of order n"),
     OperatorLine("Highpass", "block", ALL, True, "Butterworth of order n"),
     OperatorLine("Bandpass", "block", ALL, True, "Butterworth between two edges"),
@@ -44,6 +50,8 @@ OPERATORS = (
     OperatorLine("FIR", "block", ALL, True, "finite impulse response"),
     OperatorLine("CausalConv1d", "block", ALL, True, "torch's Conv1d that keeps its past"),
     OperatorLine("Envelope", "block", ALL, True, "height of a signal, attack and release"),
+    OperatorLine("RMS", "block", ALL, True, "running root mean square"),
+    OperatorLine("Resample", "block", ALL, True, "another rate, up/down, with its low-pass"),
     OperatorLine("Decimate", "block", "input", True, "every n-th sample"),
     OperatorLine("Frames", "block", "input, state", True, "overlapping frames of a stream"),
     OperatorLine("EventCounter", "block", "by surrogate", True, "running count of events"),
@@ -56,5 +64,8 @@ OPERATORS = (
     OperatorLine("causal_conv1d", "operator", ALL, True, "convolution that keeps its past"),
     OperatorLine("decimate", "operator", "input", True, "every n-th sample"),
     OperatorLine("frames", "operator", "input, state", True, "overlapping frames of a stream"),
+    OperatorLine("delay", "operator", "input, state", True, "some whole samples later"),
+    OperatorLine("tapped_delay", "operator", ALL, True, "a few taps anywhere in the past"),
+    OperatorLine("resample", "operator", ALL, True, "polyphase filter for another rate"),
     OperatorLine("first_sample", "operator", "input", True, "steady state for the first sample"),
 )

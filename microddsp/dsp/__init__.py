@@ -5,6 +5,7 @@ from microddsp.dsp.block import Block
 from microddsp.dsp.butterworth import Bandpass, Bandstop, Highpass, Lowpass
 from microddsp.dsp.causal_conv1d import CausalConv1d
 from microddsp.dsp.decimate import Decimate
+from microddsp.dsp.delay import Delay, LearnableDelay
 from microddsp.dsp.envelope import Envelope
 from microddsp.dsp.event_counter import EventCounter
 from microddsp.dsp.filter import Filter
@@ -12,11 +13,19 @@ from microddsp.dsp.fir import FIR
 from microddsp.dsp.first_order import DCBlocker, OnePole
 from microddsp.dsp.framing import Frames
 from microddsp.dsp.gain import Gain
+from microddsp.dsp.iir import IIR
+from microddsp.dsp.mix import Mix
+from microddsp.dsp.offset import Offset
+from microddsp.dsp.resample import Resample, decimate_then_filter
+from microddsp.dsp.rms import RMS
+from microddsp.dsp.select import Select
 from microddsp.dsp.sos import SOS
 from microddsp.dsp.streaming import is_streaming, reset, step, streaming
 
 __all__ = [
     "FIR",
+    "IIR",
+    "RMS",
     "SOS",
     "SVF",
     "Bandpass",
@@ -26,14 +35,21 @@ __all__ = [
     "CausalConv1d",
     "DCBlocker",
     "Decimate",
+    "Delay",
     "Envelope",
     "EventCounter",
     "Filter",
     "Frames",
     "Gain",
     "Highpass",
+    "LearnableDelay",
     "Lowpass",
+    "Mix",
+    "Offset",
     "OnePole",
+    "Resample",
+    "Select",
+    "decimate_then_filter",
     "is_streaming",
     "reset",
     "step",

@@ -28,6 +28,9 @@ _RESULTS = {
     "decimate": 1,
     "frames": 2,
     "first_sample": 3,
+    "delay": 2,
+    "tapped_delay": 2,
+    "resample": 2,
 }
 # Imported, but left without a kernel for a device.
 _NO_KERNEL = {

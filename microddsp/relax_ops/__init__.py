@@ -5,24 +5,30 @@ Importing this package makes the torch operators; Relax hears of them in `regist
 
 from microddsp.relax_ops.causal_conv1d import causal_conv1d
 from microddsp.relax_ops.decimate import decimate
+from microddsp.relax_ops.delay import delay
 from microddsp.relax_ops.envelope import envelope
 from microddsp.relax_ops.event_counter import event_counter
 from microddsp.relax_ops.fir import fir
 from microddsp.relax_ops.first_order import first_order
 from microddsp.relax_ops.first_sample import first_sample
 from microddsp.relax_ops.frames import frames
+from microddsp.relax_ops.resample import resample
 from microddsp.relax_ops.sos import sos
 from microddsp.relax_ops.svf import svf
+from microddsp.relax_ops.tapped_delay import tapped_delay
 
 __all__ = [
     "causal_conv1d",
     "decimate",
+    "delay",
     "envelope",
     "event_counter",
     "fir",
     "first_order",
     "first_sample",
     "frames",
+    "resample",
     "sos",
     "svf",
+    "tapped_delay",
 ]

@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from tvm import ir, relax
 
 PREFIX = "dsp."
-BLOCK_MODULES = ("fir", "causal_conv1d", "decimate", "frames", "first_sample")
+BLOCK_MODULES = (
+    "fir",
+    "causal_conv1d",
+    "decimate",
+    "frames",
+    "first_sample",
+    "delay",
+    "tapped_delay",
+    "resample",
+)
 
 TypeRule = Callable[["Sequence[relax.Expr]"], "relax.Type"]
 Legalize = Callable[["relax.BlockBuilder", "relax.Call"], "relax.Expr"]

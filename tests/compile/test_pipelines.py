@@ -52,6 +52,15 @@ def check(module: nn.Module, *inputs: Tensor, block: int, **options: Any) -> Any
     return model
 
 
+def chosen(branch: int) -> nn.Module:
+    select = dsp.Select(
+        [dsp.Gain(2.0), dsp.Lowpass(900.0, 2, sample_rate_hz=RATE), dsp.FIR([0.5] * 99)]
+    )
+    with torch.no_grad():
+        select.logits[branch] = 1.0
+    return nn.Sequential(select, dsp.Envelope(0.001, 0.01, sample_rate_hz=RATE))
+
+
 FILTERS: dict[str, Callable[[], nn.Module]] = {
     "lowpass": lambda: dsp.Lowpass(900.0, order=4, sample_rate_hz=RATE),
     "highpass": lambda: dsp.Highpass(200.0, order=3, sample_rate_hz=RATE),
@@ -59,6 +68,22 @@ FILTERS: dict[str, Callable[[], nn.Module]] = {
     "bandstop": lambda: dsp.Bandstop(200.0, 900.0, order=2, sample_rate_hz=RATE),
     "biquad": lambda: dsp.Biquad("bandpass", 500.0, 3.0, RATE),
     "low biquad": lambda: dsp.Biquad("lowpass", 2.0, 0.7, RATE),
+    "offset": lambda: dsp.Offset([-2.5, 0.25]),
+    "mix": lambda: dsp.Mix([[0.5, -0.25], [1.0, 2.0], [0.0, 0.7]]),
+    "short delay": lambda: dsp.Delay(3),
+    "delay of a block": lambda: dsp.Delay(16),
+    "long delay": lambda: dsp.Delay(37),
+    "learnable delay": lambda: dsp.LearnableDelay(0.0007, max_s=0.003, sample_rate_hz=RATE),
+    "learnable delays": lambda: dsp.LearnableDelay(
+        [0.0002, 0.0029], max_s=0.003, sample_rate_hz=RATE, interpolation="lagrange"
+    ),
+    "rms": lambda: dsp.RMS([0.001, 0.01], sample_rate_hz=RATE),
+    "rms of a window": lambda: dsp.RMS(window_s=0.001, sample_rate_hz=RATE),
+    "general recursion": lambda: dsp.IIR(
+        [0.0, 0.5, 0.2, -0.1], [1.0, -0.9, 0.5, -0.2, 0.05], sample_rate_hz=RATE
+    ),
+    "higher rate": lambda: dsp.Resample(3, 1, half_width=3),
+    "choice": lambda: chosen(1),
     "allpass": lambda: dsp.Biquad.allpass(500.0, 0.7, sample_rate_hz=RATE),
     "equaliser": lambda: nn.Sequential(
         dsp.Biquad.lowshelf(200.0, gain_db=6.0, sample_rate_hz=RATE),
@@ -122,6 +147,15 @@ RATES: dict[str, Callable[[], nn.Module]] = {
         dsp.Lowpass(900.0, sample_rate_hz=RATE),
         dsp.Decimate(4),
         dsp.OnePole(100.0, sample_rate_hz=RATE / 4),
+    ),
+    "lower rate": lambda: dsp.Resample(1, 4, half_width=3),
+    "other rate": lambda: nn.Sequential(
+        dsp.Lowpass(900.0, sample_rate_hz=RATE), dsp.Resample(3, 4, half_width=3)
+    ),
+    "low filter at a low rate": lambda: dsp.decimate_then_filter(
+        lambda rate: dsp.Bandpass(20.0, 90.0, 2, sample_rate_hz=rate),
+        keep_hz=100.0,
+        sample_rate_hz=RATE,
     ),
     "strided conv": lambda: nn.Sequential(
         dsp.CausalConv1d(2, 3, 5, stride=2), nn.ReLU(), dsp.CausalConv1d(3, 2, 3, stride=2)

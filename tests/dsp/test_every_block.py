@@ -18,6 +18,23 @@ ELLIPTIC = scipy.signal.ellip(4, 1, 40, 0.2, output="sos")
 
 BLOCKS: dict[str, Callable[[], dsp.Block]] = {
     "gain": lambda: dsp.Gain([0.5, -2.0]),
+    "offset": lambda: dsp.Offset([0.5, -2.0]),
+    "mix": lambda: dsp.Mix([[0.5, -0.25], [1.0, 2.0], [0.0, 0.7]]),
+    "delay": lambda: dsp.Delay(5),
+    "delay in seconds": lambda: dsp.Delay(delay_s=0.011, sample_rate_hz=FS),
+    "learnable delay": lambda: dsp.LearnableDelay([0.0032, 0.0057], max_s=0.008, sample_rate_hz=FS),
+    "smooth learnable delay": lambda: dsp.LearnableDelay(
+        0.0036, max_s=0.008, sample_rate_hz=FS, interpolation="lagrange"
+    ),
+    "rms": lambda: dsp.RMS([0.005, 0.02], sample_rate_hz=FS),
+    "rms of a window": lambda: dsp.RMS(window_s=0.007, sample_rate_hz=FS),
+    "general recursion": lambda: dsp.IIR([0.5, 0.2, -0.1, 0.3], [1, -0.9, 0.5], sample_rate_hz=FS),
+    "higher rate": lambda: dsp.Resample(3, 1, half_width=2),
+    "other rate": lambda: dsp.Resample(3, 4, half_width=2),
+    "lower rate": lambda: dsp.Resample(1, 4, half_width=2),
+    "choice": lambda: dsp.Select(
+        [dsp.Gain(2.0), dsp.Lowpass(120.0, 2, sample_rate_hz=FS), dsp.Delay(2)]
+    ),
     "biquad lowpass": lambda: dsp.Biquad.lowpass(100.0, 0.9, sample_rate_hz=FS),
     "biquad highpass per channel": lambda: dsp.Biquad.highpass([50.0, 90.0], sample_rate_hz=FS),
     "biquad bandpass": lambda: dsp.Biquad.bandpass(low_hz=50.0, high_hz=90.0, sample_rate_hz=FS),
@@ -71,12 +88,15 @@ BLOCKS: dict[str, Callable[[], dsp.Block]] = {
 # Chunks are multiples of every stride, factor and hop above.
 QUANTUM = 4
 
+NOT_LEARNING = ("decimation", "frames", "delay", "delay in seconds")
+WITHOUT_STATE = ("decimation", "gain", "offset", "mix")
+
 every_block = pytest.mark.parametrize("name", BLOCKS)
 every_learning_block = pytest.mark.parametrize(
-    "name", [name for name in BLOCKS if name not in ("decimation", "frames")]
+    "name", [name for name in BLOCKS if name not in NOT_LEARNING]
 )
 every_block_with_state = pytest.mark.parametrize(
-    "name", [name for name in BLOCKS if name not in ("decimation", "gain")]
+    "name", [name for name in BLOCKS if name not in WITHOUT_STATE]
 )
 
 

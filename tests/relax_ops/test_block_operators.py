@@ -17,16 +17,23 @@ from tvm import relax
 from microddsp.errors import ParameterError, SignalError
 from microddsp.relax_ops.causal_conv1d import causal_conv1d
 from microddsp.relax_ops.decimate import decimate
+from microddsp.relax_ops.delay import delay
 from microddsp.relax_ops.fir import fir
 from microddsp.relax_ops.first_sample import first_sample
 from microddsp.relax_ops.frames import frames
 from microddsp.relax_ops.registry import call
+from microddsp.relax_ops.resample import resample
+from microddsp.relax_ops.tapped_delay import tapped_delay
 
 STREAM = settings(max_examples=25, deadline=None)
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float64, grad: bool = False) -> Tensor:
     return torch.randn(*shape, dtype=dtype).requires_grad_(grad)
+
+
+def ints(*values: int) -> Tensor:
+    return torch.tensor(values, dtype=torch.int32)
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +101,32 @@ def test_the_first_sample_sets_the_state_once() -> None:
     assert again[0].equal(state) and again[1].equal(held)
 
 
+def test_a_delay_shifts() -> None:
+    x = torch.arange(1.0, 6.0)[None]
+    for samples in (1, 4, 5, 7):
+        y, state = delay(x, samples, torch.zeros(1, samples))
+        both = torch.cat([torch.zeros(1, samples), x], -1)
+        assert y.equal(both[:, :5]) and state.equal(both[:, 5:])
+
+
+def test_taps_in_the_past_are_a_long_filter_of_zeros() -> None:
+    x, taps, state = random(2, 3, 20), random(3, 2), random(2, 3, 9)
+    y, following = tapped_delay(x, taps, ints(0, 3, 8), state)
+    full = torch.zeros(3, 10, dtype=x.dtype)
+    for c, offset in enumerate((0, 3, 8)):
+        full[c, offset : offset + 2] = taps[c]
+    expected, last = fir(x, full, state)
+    torch.testing.assert_close((y, following), (expected, last))
+
+
+@pytest.mark.parametrize(("up", "down"), [(1, 3), (3, 1), (3, 2), (2, 5), (7, 4)])
+def test_resampling_is_scipys_upfirdn(up: int, down: int) -> None:
+    x, taps = random(2, 60), random(4 * up)
+    y, _ = resample(x, taps, torch.zeros(2, 3, dtype=x.dtype), up, down)
+    expected = scipy.signal.upfirdn(taps.numpy(), x.numpy(), up, down)[..., : y.shape[-1]]
+    np.testing.assert_allclose(y, expected, atol=1e-12)
+
+
 def chunked(
     run: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
     x: Tensor,
@@ -154,6 +187,22 @@ def test_frames_over_chunks_are_those_of_the_whole(
     torch.testing.assert_close(chunked(run, x, state, sizes, 0), run(x, state))
 
 
+@STREAM
+@given(
+    sizes=st.lists(st.integers(1, 4), min_size=1, max_size=5),
+    up=st.integers(1, 5),
+    length=st.integers(1, 4),
+)
+def test_resampling_chunks_is_resampling_the_whole(sizes: list[int], up: int, length: int) -> None:
+    down = 7
+    x, state = random(2, down * sum(sizes)), random(2, length - 1)
+    taps = random(up * length)
+    y, last = chunked(
+        lambda b, s: resample(b, taps, s, up, down), x, state, [down * n for n in sizes], -1
+    )
+    torch.testing.assert_close((y, last), resample(x, taps, state, up, down))
+
+
 @pytest.mark.parametrize(
     ("function", "inputs"),
     [
@@ -169,6 +218,12 @@ def test_frames_over_chunks_are_those_of_the_whole(
             [(2, 3, 4), (3, 2, 2), (2, 3, 2, 2), (2, 3, 1)],
         ),
         (lambda *a: first_sample(*a, torch.tensor([1]))[:2], [(3, 4), (2,), (3, 2), (3, 1)]),
+        (lambda x, s: delay(x, 3, s), [(2, 3, 5), (2, 3, 3)]),
+        (lambda x, s: delay(x, 7, s), [(3, 5), (3, 7)]),
+        (lambda x, t, s: tapped_delay(x, t, ints(1), s), [(2, 2, 5), (3,), (2, 2, 6)]),
+        (lambda x, t, s: tapped_delay(x, t, ints(0, 4), s), [(2, 2, 5), (2, 2), (2, 2, 6)]),
+        (lambda x, t, s: resample(x, t, s, 3, 2), [(2, 2, 6), (9,), (2, 2, 2)]),
+        (lambda x, t, s: resample(x, t, s, 2, 5), [(1, 5), (2,), (1, 0)]),
     ],
 )
 def test_gradients_are_right_through_outputs_and_new_state(
@@ -191,6 +246,9 @@ def test_gradients_themselves_have_gradients() -> None:
         ("decimate", [(2, 6), 3]),
         ("frames", [(2, 4), 5, 2, (2, 3)]),
         ("first_sample", [(2, 4), (3,), (2, 3), (2, 1), (1,)]),
+        ("delay", [(2, 4), 5, (2, 5)]),
+        ("tapped_delay", [(2, 4), (3,), ints(1, 2), (2, 5)]),
+        ("resample", [(2, 4), (6,), (2, 1), 3, 2]),
     ],
 )
 def test_torch_accepts_the_operator_as_registered(name: str, arguments: list[object]) -> None:
@@ -225,6 +283,40 @@ def test_torch_accepts_the_operator_as_registered(name: str, arguments: list[obj
             lambda: fir(torch.zeros(2, 4), torch.zeros(3).double(), torch.zeros(2, 2)),
             SignalError,
             "taps is torch.float64",
+        ),
+        (lambda: delay(torch.zeros(1, 4), 0, torch.zeros(1, 0)), ParameterError, "at least 1"),
+        (lambda: delay(torch.zeros(1, 4), 3, torch.zeros(1, 2)), SignalError, r"\(1, 3\)"),
+        (
+            lambda: tapped_delay(torch.zeros(1, 4), torch.ones(2), ints(3), torch.zeros(1, 3)),
+            SignalError,
+            "reach 4 samples back, the state holds 3",
+        ),
+        (
+            lambda: tapped_delay(torch.zeros(1, 4), torch.ones(2), ints(-1), torch.zeros(1, 3)),
+            SignalError,
+            "taps reach",
+        ),
+        (
+            lambda: tapped_delay(
+                torch.zeros(1, 4), torch.ones(2), torch.tensor([1]), torch.zeros(1, 3)
+            ),
+            SignalError,
+            "int32",
+        ),
+        (
+            lambda: resample(torch.zeros(1, 4), torch.ones(4), torch.zeros(1, 1), 2, 4),
+            ParameterError,
+            "lowest terms",
+        ),
+        (
+            lambda: resample(torch.zeros(1, 4), torch.ones(5), torch.zeros(1, 1), 2, 1),
+            ParameterError,
+            "multiple of 2 taps",
+        ),
+        (
+            lambda: resample(torch.zeros(1, 5), torch.ones(4), torch.zeros(1, 1), 2, 3),
+            SignalError,
+            "multiple of 3",
         ),
         (
             lambda: frames(torch.zeros(1, 4), 2, 4, torch.zeros(1, 0)),
@@ -366,3 +458,43 @@ def test_the_first_sample_kernel_acts_on_the_first_block_only(
         current = list(first_sample(torch.from_numpy(block), torch.from_numpy(gain), *current))
     for one, other in zip(got, current, strict=True):
         np.testing.assert_array_equal(one, other.numpy())
+
+
+@pytest.mark.parametrize(("samples", "length"), [(1, 1), (4, 3), (4, 4), (4, 9)])
+def test_the_delay_kernel_streams_like_torch(samples: int, length: int) -> None:
+    blocks = [normal(2, samples) + i for i in range(4)]
+    state = normal(2, length)
+    got = stream("delay", blocks, [length, None], [state])
+    compare(got, lambda x, s: delay(x, length, s), blocks, state)
+
+
+@pytest.mark.parametrize(
+    ("samples", "taps", "offsets"),
+    [
+        (1, (2,), [3]),
+        (4, (2,), [0]),
+        (4, (4,), [2]),
+        (4, (2, 4), [1, 7]),
+        (16, (2, 2), [3, 0]),
+        (16, (4,), [8, 2]),
+    ],
+)
+def test_the_tapped_delay_kernel_streams_like_torch(
+    samples: int, taps: tuple[int, ...], offsets: list[int]
+) -> None:
+    blocks = [normal(2, samples) + i for i in range(4)]
+    weights, state, places = normal(*taps), normal(2, 11), ints(*offsets)
+    got = stream("tapped_delay", blocks, [weights, places.numpy(), None], [state])
+    compare(got, lambda x, s: tapped_delay(x, torch.from_numpy(weights), places, s), blocks, state)
+
+
+@pytest.mark.parametrize(
+    ("samples", "count", "up", "down"), [(4, 6, 3, 4), (6, 5, 1, 3), (3, 4, 4, 1), (8, 20, 5, 2)]
+)
+def test_the_resample_kernel_streams_like_torch(
+    samples: int, count: int, up: int, down: int
+) -> None:
+    blocks = [normal(2, samples) + i for i in range(4)]
+    taps, state = normal(count), normal(2, count // up - 1)
+    got = stream("resample", blocks, [taps, None, up, down], [state])
+    compare(got, lambda x, s: resample(x, torch.from_numpy(taps), s, up, down), blocks, state)
