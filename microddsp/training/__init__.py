@@ -1,18 +1,41 @@
 """Training: losses, a loop for any of them, and a fit that ends with exact counts from counts."""
 
 from microddsp.training import losses, spectral_losses
+from microddsp.training.batches import Batch, crops, random_inputs, rows, whole
+from microddsp.training.checkpoint import Checkpoint, load_checkpoint
 from microddsp.training.counts import count_loss, counting, window_counts
 from microddsp.training.fit import FitResult, fit
+from microddsp.training.loop import EarlyStop, Trained, compare, train
+from microddsp.training.readings import Readings
+from microddsp.training.recorders import CsvRecorder, ProgressRecorder, Row, TensorBoardRecorder
+from microddsp.training.truncated import TruncatedBackpropagation
 from microddsp.training.windows import Windows, cut_windows
 
 __all__ = [
+    "Batch",
+    "Checkpoint",
+    "CsvRecorder",
+    "EarlyStop",
     "FitResult",
+    "ProgressRecorder",
+    "Readings",
+    "Row",
+    "TensorBoardRecorder",
+    "Trained",
+    "TruncatedBackpropagation",
     "Windows",
+    "compare",
     "count_loss",
     "counting",
+    "crops",
     "cut_windows",
     "fit",
+    "load_checkpoint",
     "losses",
+    "random_inputs",
+    "rows",
     "spectral_losses",
+    "train",
+    "whole",
     "window_counts",
 ]

@@ -7,12 +7,15 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from microddsp.errors import MicroddspError, ParameterError, SignalError
+from microddsp.errors import ParameterError, SignalError
 from microddsp.training.counts import count_loss, find_counter, window_counts
+from microddsp.training.loop import train
+from microddsp.training.recorders import Row
 from microddsp.training.windows import Windows
 
 # Share of the past in the running mean of parameters.
@@ -122,22 +125,31 @@ class _Trainer:
     def phase(self, name: str, steps: int, learning_rate: float) -> None:
         counter = find_counter(self.pipeline)
         self.average = {}
-        learned = [p for p in self.pipeline.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(learned, lr=learning_rate)
-        for step in range(steps):
-            chosen = torch.randperm(len(self.windows), generator=self.generator)[: self.batch]
-            part = self.louder(self.windows.select(chosen))
-            optimizer.zero_grad(set_to_none=True)
+
+        def draw(generator: torch.Generator) -> Windows:
+            chosen = torch.randperm(len(self.windows), generator=generator)[: self.batch]
+            return self.louder(self.windows.select(chosen))
+
+        def objective(pipeline: torch.nn.Module, part: Windows) -> Tensor:
             with counter.density() if name == "density" else nullcontext():
-                loss = count_loss(window_counts(self.pipeline, part), part.counts)
-            loss.backward()
-            self.check_gradients()
-            torch.nn.utils.clip_grad_norm_(learned, 10.0)
-            optimizer.step()
+                return count_loss(window_counts(pipeline, part), part.counts)
+
+        def after_step(row: Row) -> None:
             self.follow()
-            self.history.append((self.number, name, step, float(loss.detach())))
-            if (step + 1) % self.check_every == 0 or step + 1 == steps:
+            self.history.append((self.number, name, row.step, row.loss))
+            if (row.step + 1) % self.check_every == 0 or row.step + 1 == steps:
                 self.judge()
+
+        train(
+            self.pipeline,
+            draw,
+            objective,
+            steps=steps,
+            optimizer=partial(torch.optim.Adam, lr=learning_rate),
+            seed=self.generator,
+            after_step=after_step,
+            read=False,
+        )
 
     def louder(self, part: Windows) -> Windows:
         """The same windows, each at a random gain."""
@@ -145,15 +157,6 @@ class _Trainer:
         share = torch.rand(len(part), 1, 1, generator=self.generator)
         gain = torch.exp(low + (high - low) * share)
         return Windows(part.signals * gain, part.known, part.counts)
-
-    def check_gradients(self) -> None:
-        for name, parameter in self.pipeline.named_parameters():
-            if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
-                raise MicroddspError(
-                    "a gradient became NaN or infinite; training stopped",
-                    where=name,
-                    hint="a lower learning rate, or a start further from the edge of its range",
-                )
 
     def follow(self) -> None:
         """The mean of the last parameters: steps on few windows are noisy, their mean is not."""
