@@ -15,6 +15,7 @@ import typer
 
 from microddsp.cli.catalogue import boards, ops, targets
 from microddsp.cli.compile import compile_command
+from microddsp.cli.fit import fit_command
 from microddsp.cli.micro import micro
 from microddsp.cli.run import run_command
 from microddsp.errors import BoardError, MicroddspError, PrecisionWarning
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.command("compile")(compile_command)
 app.command("run")(run_command)
+app.command("fit")(fit_command)
 app.command("boards")(boards)
 app.command("targets")(targets)
 app.command("ops")(ops)
