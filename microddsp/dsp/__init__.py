@@ -9,16 +9,19 @@ from microddsp.dsp.delay import Delay, LearnableDelay
 from microddsp.dsp.envelope import Envelope
 from microddsp.dsp.event_counter import EventCounter
 from microddsp.dsp.filter import Filter
+from microddsp.dsp.filterbank import Filterbank
 from microddsp.dsp.fir import FIR
 from microddsp.dsp.first_order import DCBlocker, OnePole
 from microddsp.dsp.framing import Frames
 from microddsp.dsp.gain import Gain
+from microddsp.dsp.gammatone import Gammatone
 from microddsp.dsp.iir import IIR
 from microddsp.dsp.mix import Mix
 from microddsp.dsp.offset import Offset
 from microddsp.dsp.resample import Resample, decimate_then_filter
 from microddsp.dsp.rms import RMS
 from microddsp.dsp.select import Select
+from microddsp.dsp.sinc_filterbank import SincFilterbank
 from microddsp.dsp.sos import SOS
 from microddsp.dsp.streaming import is_streaming, reset, step, streaming
 
@@ -39,8 +42,10 @@ __all__ = [
     "Envelope",
     "EventCounter",
     "Filter",
+    "Filterbank",
     "Frames",
     "Gain",
+    "Gammatone",
     "Highpass",
     "LearnableDelay",
     "Lowpass",
@@ -49,6 +54,7 @@ __all__ = [
     "OnePole",
     "Resample",
     "Select",
+    "SincFilterbank",
     "decimate_then_filter",
     "is_streaming",
     "reset",

@@ -185,15 +185,17 @@ def _emit_loop(
         return value
 
     def parameters(expr: relax.Expr, rank: int) -> list[Expr]:
-        """Known and shared by all channels: constants; else a table of the channel's own."""
-        if isinstance(expr, tvm.ir.GenericConst):
-            values = expr.value.numpy()
-            if values.ndim == rank or values.shape[0] == 1:
-                return constants(values)
-            if np.array_equal(values, np.broadcast_to(values[:1], values.shape)):
-                return constants(values[:1])
-        shape = static_shape(expr) or ()
-        return loop.table(tensor(expr), int(np.prod(shape[1:])))
+        """Known and the same for all channels: constants; else from a table of the channel's."""
+        if not isinstance(expr, tvm.ir.GenericConst):
+            shape = static_shape(expr) or ()
+            return loop.table(tensor(expr), range(int(np.prod(shape[1:]))))
+        values = expr.value.numpy()
+        if values.ndim == rank:
+            return constants(values)
+        rows = values.reshape(values.shape[0], -1)
+        own = [i for i in range(rows.shape[1]) if not (rows[:, i] == rows[0, i]).all()]
+        leaves = dict(zip(own, loop.table(tensor(expr), own), strict=True)) if own else {}
+        return [leaves.get(i, known) for i, known in enumerate(constants(rows[0]))]
 
     for b in g.bindings:
         call, kind = b.value, operator_name(b.value)
@@ -221,6 +223,8 @@ def _emit_loop(
             results, following = loop.apply(step, [signal(x)], params, tensor(state))
             signals[b.var, 0] = results[0]
             tensors[b.var, 1] = following
+        elif kind == "relax.broadcast_to":
+            signals[b.var, -1] = signal(call.args[0])
         elif len(call.args) == 1:
             signals[b.var, -1] = _UNARY[kind](signal(call.args[0]))
         else:

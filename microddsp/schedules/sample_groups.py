@@ -32,6 +32,7 @@ ELEMENTWISE = {
     "relax.subtract": 2,
     "relax.multiply": 2,
     "relax.divide": 2,
+    "relax.broadcast_to": 1,
 }
 SAMPLE_CALLS = {
     "dsp.event_counter",
@@ -61,7 +62,7 @@ def signal_shape(call: relax.Call) -> tuple[int, int] | None:
         shape = static_shape(call.args[0])
     elif name in ELEMENTWISE:
         shape = static_shape(call)
-        if any(not _fits(arg, shape) for arg in call.args):
+        if any(not _fits(arg, shape) for arg in call.args[: ELEMENTWISE[name]]):
             return None
     else:
         return None

@@ -81,10 +81,10 @@ class SampleLoop:
             return unary("to_float", value)
         return value
 
-    def table(self, index: int, elements: int) -> list[Expr]:
-        """The `elements` values of the loop's channel in tensor `index` (channels, ...)."""
-        leaves = [leaf(f"table{index}_{i}") for i in range(elements)]
-        self._tables.extend((value, index, i) for i, value in enumerate(leaves))
+    def table(self, index: int, elements: Sequence[int]) -> list[Expr]:
+        """Values of the loop's channel in tensor `index` (channels, ...), by their places."""
+        leaves = [leaf(f"table{index}_{i}") for i in elements]
+        self._tables.extend((value, index, i) for value, i in zip(leaves, elements, strict=True))
         return leaves
 
     def apply(

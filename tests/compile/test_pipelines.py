@@ -142,6 +142,35 @@ def test_a_block_streams_as_in_torch(name: str, block: int) -> None:
     check(FILTERS[name](), signal(2, 96 if block > 1 else 24), block=block)
 
 
+BANKS: dict[str, Callable[[], nn.Module]] = {
+    "sinc bands": lambda: dsp.SincFilterbank.mel(3, 9, sample_rate_hz=RATE),
+    "sinc bands with a hop": lambda: dsp.SincFilterbank.mel(5, 20, sample_rate_hz=RATE, hop=8),
+    "gammatone": lambda: dsp.Gammatone.erb(3, 100.0, 3000.0, sample_rate_hz=RATE),
+    "one gammatone": lambda: dsp.Gammatone(400.0, sample_rate_hz=RATE, form="svf"),
+    "bank": lambda: nn.Sequential(
+        dsp.DCBlocker(5.0, sample_rate_hz=RATE),
+        dsp.Filterbank.mel(4, 100.0, 3000.0, sample_rate_hz=RATE, hop=4, order=2),
+        dsp.Gain([1.0, 0.5, 0.25, 0.0]),
+    ),
+    "gammatone bank": lambda: dsp.Filterbank.gammatone(
+        4, 100.0, 3000.0, sample_rate_hz=RATE, hop=8
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BANKS)
+def test_a_bank_streams_as_in_torch(name: str) -> None:
+    check(BANKS[name](), signal(1, 96), block=16)
+
+
+def test_what_channels_have_in_common_is_a_constant_in_the_c() -> None:
+    bank = dsp.Bandpass([100.0, 300.0], [300.0, 900.0], 1, sample_rate_hz=RATE)
+    model = microddsp.compile(bank, torch.zeros(2, 16), target="host", name="m")
+    source = model.sources["m.c"]
+    # b0 b1 b2 a1 a2: b1 is 0 for both channels
+    assert "((v * 5) + 2)" in source and "((v * 5) + 1)" not in source
+
+
 RATES: dict[str, Callable[[], nn.Module]] = {
     "decimated": lambda: nn.Sequential(
         dsp.Lowpass(900.0, sample_rate_hz=RATE),

@@ -1,6 +1,7 @@
 """What holds for every block: chunks, steps, gradients, nothing left behind."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import scipy.signal
@@ -79,6 +80,20 @@ BLOCKS: dict[str, Callable[[], dsp.Block]] = {
     "dc blocker": lambda: dsp.DCBlocker(5.0, sample_rate_hz=FS),
     "fir": lambda: dsp.FIR([0.5, -0.25, 0.125, 1.0]),
     "fir per channel": lambda: dsp.FIR([[0.5, -0.25], [1.0, 2.0]]),
+    "sinc bands": lambda: dsp.SincFilterbank(
+        [40.0, 90.0, 200.0], [90.0, 200.0, 450.0], 7, sample_rate_hz=FS
+    ),
+    "sinc bands with a hop": lambda: dsp.SincFilterbank.mel(3, 8, sample_rate_hz=FS, hop=4),
+    "gammatone bands": lambda: dsp.Gammatone.erb(3, 60.0, 300.0, sample_rate_hz=FS),
+    "gammatone bands, svf": lambda: dsp.Gammatone(
+        [60.0, 90.0], bandwidth=[0.7, 1.5], sample_rate_hz=FS, form="svf"
+    ),
+    "heights of bands": lambda: dsp.Filterbank.mel(
+        4, 20.0, 400.0, sample_rate_hz=FS, hop=4, release_s=0.03
+    ),
+    "heights of gammatone bands": lambda: dsp.Filterbank.gammatone(
+        2, 50.0, 400.0, sample_rate_hz=FS, hop=2
+    ),
     "convolution": lambda: dsp.CausalConv1d(2, 4, 3, stride=4, dilation=2, groups=2),
     "envelope": lambda: dsp.Envelope(0.003, [0.02, 0.03], sample_rate_hz=FS),
     "power envelope": lambda: dsp.Envelope(0.003, 0.02, sample_rate_hz=FS, rectify="square"),
@@ -89,6 +104,14 @@ BLOCKS: dict[str, Callable[[], dsp.Block]] = {
 QUANTUM = 4
 
 NOT_LEARNING = ("decimation", "frames", "delay", "delay in seconds")
+ONE_CHANNEL = (
+    "sinc bands",
+    "sinc bands with a hop",
+    "gammatone bands",
+    "gammatone bands, svf",
+    "heights of bands",
+    "heights of gammatone bands",
+)
 WITHOUT_STATE = ("decimation", "gain", "offset", "mix")
 
 every_block = pytest.mark.parametrize("name", BLOCKS)
@@ -107,6 +130,11 @@ def signal(samples: int, *batch: int, seed: int = 0, dtype: torch.dtype = torch.
     return (noise + 1.5).to(dtype)
 
 
+def signal_for(name: str, samples: int, *batch: int, **options: Any) -> Tensor:
+    """A signal with the channels that a block takes."""
+    return signal(samples, *batch, **options)[..., : 1 if name in ONE_CHANNEL else 2, :]
+
+
 def joined(name: str, outputs: list[Tensor]) -> Tensor:
     """Outputs of successive chunks as one: along frames, else along samples."""
     return torch.cat(outputs, -3 if name == "frames" else -1)
@@ -121,7 +149,7 @@ def state_names(module: torch.nn.Module) -> list[str]:
 @given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=6), seed=st.integers(0, 99))
 def test_any_chunking_equals_the_whole(name: str, sizes: list[int], seed: int) -> None:
     block = BLOCKS[name]()
-    x = signal(QUANTUM * sum(sizes), seed=seed)
+    x = signal_for(name, QUANTUM * sum(sizes), seed=seed)
     with torch.no_grad(), microddsp.streaming(block):
         chunks = x.split([QUANTUM * size for size in sizes], -1)
         streamed = joined(name, [block(chunk) for chunk in chunks])
@@ -131,7 +159,7 @@ def test_any_chunking_equals_the_whole(name: str, sizes: list[int], seed: int) -
 @every_block
 def test_chunks_of_a_batch_equal_the_whole(name: str) -> None:
     block = BLOCKS[name]()
-    x = signal(40, 3, dtype=torch.float32)
+    x = signal_for(name, 40, 3, dtype=torch.float32)
     with torch.no_grad(), microddsp.streaming(block):
         streamed = joined(name, [block(chunk) for chunk in x.split([4, 24, 12], -1)])
     torch.testing.assert_close(streamed, block(x), rtol=0, atol=1e-5)
@@ -141,7 +169,7 @@ def test_chunks_of_a_batch_equal_the_whole(name: str) -> None:
 @every_block
 def test_a_batch_equals_its_rows(name: str) -> None:
     block = BLOCKS[name]()
-    x = signal(24, 2, 3)
+    x = signal_for(name, 24, 2, 3)
     y = block(x)
     torch.testing.assert_close(y[1, 2], block(x[1, 2]), rtol=0, atol=1e-12)
 
@@ -149,7 +177,7 @@ def test_a_batch_equals_its_rows(name: str) -> None:
 @every_block
 def test_steps_equal_the_whole_and_change_nothing(name: str) -> None:
     block = BLOCKS[name]()
-    x = signal(40, 2)
+    x = signal_for(name, 40, 2)
     outputs, state = [], None
     for chunk in x.split([8, 20, 12], -1):
         y, state = microddsp.step(block, chunk, state)
@@ -162,9 +190,9 @@ def test_steps_equal_the_whole_and_change_nothing(name: str) -> None:
 def test_an_offline_call_leaves_no_trace(name: str) -> None:
     block = BLOCKS[name]()
     before = {key: value.clone() for key, value in block.state_dict().items()}
-    first = block(signal(24))
+    first = block(signal_for(name, 24))
     assert state_names(block) == []
-    assert torch.equal(block(signal(24)), first)
+    assert torch.equal(block(signal_for(name, 24)), first)
     after = block.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[key], before[key]) for key in before)
@@ -173,7 +201,7 @@ def test_an_offline_call_leaves_no_trace(name: str) -> None:
 @every_block_with_state
 def test_reset_starts_the_stream_anew(name: str) -> None:
     block = BLOCKS[name]()
-    x = signal(16)
+    x = signal_for(name, 16)
     with torch.no_grad(), microddsp.streaming(block):
         first = block(x)
         assert not torch.equal(block(x), first)
@@ -186,7 +214,7 @@ def test_reset_starts_the_stream_anew(name: str) -> None:
 def test_gradients_to_parameters_and_signal_are_right(name: str) -> None:
     block = BLOCKS[name]().double()
     parameters = dict(block.named_parameters())
-    x = signal(12).requires_grad_()
+    x = signal_for(name, 12).requires_grad_()
 
     def run(x: Tensor, *values: Tensor) -> Tensor:
         given = dict(zip(parameters, values, strict=True))
@@ -199,12 +227,12 @@ def test_gradients_to_parameters_and_signal_are_right(name: str) -> None:
 @every_block_with_state
 def test_gradients_flow_through_the_state(name: str) -> None:
     block = BLOCKS[name]().double().requires_grad_(False)
-    _, state = microddsp.step(block, signal(8, seed=1))
+    _, state = microddsp.step(block, signal_for(name, 8, seed=1))
     moving = [key for key, value in state.items() if value.is_floating_point()]
 
     def run(*values: Tensor) -> tuple[Tensor, ...]:
         y, after = microddsp.step(
-            block, signal(8, seed=2), state | dict(zip(moving, values, strict=True))
+            block, signal_for(name, 8, seed=2), state | dict(zip(moving, values, strict=True))
         )
         return (y, *(after[key] for key in moving))
 
@@ -240,7 +268,7 @@ def test_what_is_learned_loads_into_another(name: str) -> None:
         for value in block.parameters():
             value.add_(0.01)
     other.load_state_dict(block.state_dict())
-    assert torch.equal(other(signal(8)), block(signal(8)))
+    assert torch.equal(other(signal_for(name, 8)), block(signal_for(name, 8)))
 
 
 @every_block
