@@ -17,6 +17,7 @@ from microddsp.relax_ops.registry import (
     shape_of,
     signal_shape,
 )
+from microddsp.relax_ops.torch_operator import call
 
 if TYPE_CHECKING:
     from tvm import relax, te
@@ -36,7 +37,7 @@ def first_sample(
         ParameterError: gain does not fit the state.
     """
     _check(x, gain, state, held, started)
-    new_state, new_held, new_started = _first_sample(x, gain, state, held, started)
+    new_state, new_held, new_started = call(_first_sample, x, gain, state, held, started)
     return new_state, new_held, new_started
 
 

@@ -5,6 +5,7 @@ from microddsp.training.batches import Batch, crops, random_inputs, rows, whole
 from microddsp.training.checkpoint import Checkpoint, load_checkpoint
 from microddsp.training.counts import count_loss, counting, window_counts
 from microddsp.training.fit import FitResult, fit
+from microddsp.training.gradients import GradientReport, verify_gradients
 from microddsp.training.loop import EarlyStop, Trained, compare, train
 from microddsp.training.readings import Readings
 from microddsp.training.recorders import CsvRecorder, ProgressRecorder, Row, TensorBoardRecorder
@@ -17,6 +18,7 @@ __all__ = [
     "CsvRecorder",
     "EarlyStop",
     "FitResult",
+    "GradientReport",
     "ProgressRecorder",
     "Readings",
     "Row",
@@ -36,6 +38,7 @@ __all__ = [
     "rows",
     "spectral_losses",
     "train",
+    "verify_gradients",
     "whole",
     "window_counts",
 ]
