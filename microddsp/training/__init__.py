@@ -9,6 +9,7 @@ from microddsp.training.gradients import GradientReport, verify_gradients
 from microddsp.training.loop import EarlyStop, Trained, compare, train
 from microddsp.training.readings import Readings
 from microddsp.training.recorders import CsvRecorder, ProgressRecorder, Row, TensorBoardRecorder
+from microddsp.training.scan import Scanned, scan
 from microddsp.training.truncated import TruncatedBackpropagation
 from microddsp.training.windows import Windows, cut_windows
 
@@ -22,6 +23,7 @@ __all__ = [
     "ProgressRecorder",
     "Readings",
     "Row",
+    "Scanned",
     "TensorBoardRecorder",
     "Trained",
     "TruncatedBackpropagation",
@@ -36,6 +38,7 @@ __all__ = [
     "losses",
     "random_inputs",
     "rows",
+    "scan",
     "spectral_losses",
     "train",
     "verify_gradients",
