@@ -18,6 +18,7 @@ from microddsp.cli.compile import compile_command
 from microddsp.cli.fit import fit_command
 from microddsp.cli.micro import micro
 from microddsp.cli.run import run_command
+from microddsp.cli.verify_gradients import verify_gradients_command
 from microddsp.errors import BoardError, MicroddspError, PrecisionWarning
 
 USER_ERROR, BOARD_ERROR, INTERRUPTED = 1, 3, 130
@@ -32,6 +33,7 @@ app = typer.Typer(
 app.command("compile")(compile_command)
 app.command("run")(run_command)
 app.command("fit")(fit_command)
+app.command("verify-gradients")(verify_gradients_command)
 app.command("boards")(boards)
 app.command("targets")(targets)
 app.command("ops")(ops)

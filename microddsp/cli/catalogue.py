@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from microddsp.cli.derivatives import DERIVATIVES
 from microddsp.cli.operators import OPERATORS
 from microddsp.cli.render import show_json, show_table
 from microddsp.micro.boards import boards as all_boards
@@ -37,8 +38,16 @@ def targets(as_json: Json = False) -> None:
         show_table("Targets", ("target", "FPU", ""), rows)
 
 
-def ops(as_json: Json = False) -> None:
+def ops(
+    as_json: Json = False,
+    derivatives: Annotated[
+        bool, typer.Option("--derivatives", help="What can be differentiated, and how.")
+    ] = False,
+) -> None:
     """List blocks and operators: what has gradients, what compiles."""
+    if derivatives:
+        _derivatives(as_json)
+        return
     if as_json:
         show_json([asdict(operator) for operator in OPERATORS])
         return
@@ -47,3 +56,15 @@ def ops(as_json: Json = False) -> None:
         for o in OPERATORS
     ]
     show_table("Blocks and operators", ("name", "kind", "gradients", "compiles", ""), rows)
+
+
+def _derivatives(as_json: bool) -> None:
+    if as_json:
+        show_json([asdict(line) for line in DERIVATIVES])
+        return
+    mark = {True: "yes", False: "no"}
+    rows = [
+        (d.name, d.reverse, mark[d.forward], mark[d.second], mark[d.compiles], d.note)
+        for d in DERIVATIVES
+    ]
+    show_table("Derivatives", ("", "reverse", "forward", "second", "compiles", ""), rows)

@@ -21,6 +21,7 @@ from microddsp.relax_ops.registry import (
     signal_shape,
     signal_type,
 )
+from microddsp.relax_ops.torch_operator import call
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -47,7 +48,7 @@ def causal_conv1d(
         ParameterError: weight, bias, stride, dilation and groups do not fit together.
     """
     _check(x, weight, bias, state, stride, dilation, groups)
-    y, new_state = _causal_conv1d(x, weight, bias, state, stride, dilation, groups)
+    y, new_state = call(_causal_conv1d, x, weight, bias, state, stride, dilation, groups)
     return y, new_state
 
 

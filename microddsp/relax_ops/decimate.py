@@ -17,6 +17,7 @@ from microddsp.relax_ops.registry import (
     signal_shape,
     signal_type,
 )
+from microddsp.relax_ops.torch_operator import call
 
 if TYPE_CHECKING:
     from tvm import relax, te
@@ -30,7 +31,7 @@ def decimate(x: Tensor, factor: int) -> Tensor:
         ParameterError: factor is below 1.
     """
     _check(x, factor)
-    y: Tensor = _decimate(x, factor)
+    y: Tensor = call(_decimate, x, factor)
     return y
 
 

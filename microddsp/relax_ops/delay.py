@@ -19,6 +19,7 @@ from microddsp.relax_ops.registry import (
     integer,
     signal_shape,
 )
+from microddsp.relax_ops.torch_operator import call
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -32,7 +33,7 @@ def delay(x: Tensor, samples: int, state: Tensor) -> tuple[Tensor, Tensor]:
         ParameterError: samples is below 1.
     """
     _check_delay(x, samples, state)
-    y, following = _delay(x, samples, state)
+    y, following = call(_delay, x, samples, state)
     return y, following
 
 

@@ -20,6 +20,7 @@ from microddsp.relax_ops.registry import (
     signal_shape,
     signal_type,
 )
+from microddsp.relax_ops.torch_operator import call
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -35,7 +36,7 @@ def fir(x: Tensor, taps: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         ParameterError: The taps have the wrong shape.
     """
     _check(x, taps, state)
-    y, new_state = _fir(x, taps, state)
+    y, new_state = call(_fir, x, taps, state)
     return y, new_state
 
 

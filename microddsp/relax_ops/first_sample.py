@@ -17,6 +17,7 @@ from microddsp.relax_ops.registry import (
     shape_of,
     signal_shape,
 )
+from microddsp.relax_ops.torch_operator import call
 
 if TYPE_CHECKING:
     from tvm import relax, te
@@ -36,7 +37,7 @@ def first_sample(
         ParameterError: gain does not fit the state.
     """
     _check(x, gain, state, held, started)
-    new_state, new_held, new_started = _first_sample(x, gain, state, held, started)
+    new_state, new_held, new_started = call(_first_sample, x, gain, state, held, started)
     return new_state, new_held, new_started
 
 
@@ -91,13 +92,15 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, .
     x, gain, state, _held, started = inputs
     ctx.samples, ctx.state_ndim = x.shape[-1], state.ndim
     ctx.mark_non_differentiable(output[2])
-    ctx.save_for_backward(x[..., :1], gain, state, started)
+    # x itself and no view of it: second derivatives go on from what is saved
+    ctx.save_for_backward(x, gain, state, started)
 
 
 def _backward(
     ctx: Any, state_grad: Tensor, held_grad: Tensor, _started_grad: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    first_x, gain, state, started = ctx.saved_tensors
+    x, gain, state, started = ctx.saved_tensors
+    first_x = x[..., :1]
     first = started.reshape(()) == 0
     own = tuple(range(first_x.ndim - 1, state.ndim))
     through_state = (state_grad * gain).sum(own) if own else state_grad * gain

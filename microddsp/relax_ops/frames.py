@@ -18,6 +18,7 @@ from microddsp.relax_ops.registry import (
     signal_shape,
     signal_type,
 )
+from microddsp.relax_ops.torch_operator import call
 
 if TYPE_CHECKING:
     from tvm import relax, te
@@ -34,7 +35,7 @@ def frames(x: Tensor, length: int, hop: int, state: Tensor) -> tuple[Tensor, Ten
         ParameterError: Not 1 <= hop <= length.
     """
     _check(x, length, hop, state)
-    y, new_state = _frames(x, length, hop, state)
+    y, new_state = call(_frames, x, length, hop, state)
     return y, new_state
 
 

@@ -22,6 +22,7 @@ from microddsp.relax_ops.registry import (
     signal_shape,
     signal_type,
 )
+from microddsp.relax_ops.torch_operator import call
 
 if TYPE_CHECKING:
     from tvm import relax, tirx
@@ -47,7 +48,7 @@ def resample(x: Tensor, taps: Tensor, state: Tensor, up: int, down: int) -> tupl
         ParameterError: up, down or the number of taps.
     """
     _check(x, taps, state, up, down)
-    y, following = _resample(x, taps, state, up, down)
+    y, following = call(_resample, x, taps, state, up, down)
     return y, following
 
 
@@ -79,12 +80,12 @@ def _resample(x: Tensor, taps: Tensor, state: Tensor, up: int, down: int) -> tup
     _check(x, taps, state, up, down)
     joined = delay_line.join(state, x)
     outputs, length = x.shape[-1] // down, taps.shape[0] // up
-    y = x.new_empty((*x.shape[:-1], outputs, up))
-    for j, (first, phase) in enumerate(_phases(up, down)):
+    phases = []
+    for first, phase in _phases(up, down):
         kernel = taps[phase::up].flip(-1).reshape(1, 1, -1)
         part = _part(joined, first, length, outputs, down)
-        y[..., j] = conv1d(part, kernel, stride=down).reshape(y.shape[:-1])
-    return y.flatten(-2), delay_line.newest(joined, length - 1)
+        phases.append(conv1d(part, kernel, stride=down).reshape(*x.shape[:-1], outputs))
+    return torch.stack(phases, -1).flatten(-2), delay_line.newest(joined, length - 1)
 
 
 @_resample.register_fake

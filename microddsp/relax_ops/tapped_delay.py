@@ -20,6 +20,7 @@ from microddsp.relax_ops.registry import (
     signal_shape,
     signal_type,
 )
+from microddsp.relax_ops.torch_operator import call
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -41,7 +42,7 @@ def tapped_delay(x: Tensor, taps: Tensor, offsets: Tensor, state: Tensor) -> tup
         SignalError: Shapes or types that do not fit together.
     """
     _check_tapped(x, taps, offsets, state)
-    y, following = _tapped_delay(x, taps, offsets, state)
+    y, following = call(_tapped_delay, x, taps, offsets, state)
     return y, following
 
 
@@ -91,7 +92,7 @@ def _tapped_delay(x: Tensor, taps: Tensor, offsets: Tensor, state: Tensor) -> tu
     joined = delay_line.join(state, x)
     y = torch.zeros_like(x)
     for j, place in enumerate(_places(x, taps.shape[-1], offsets, state.shape[-1])):
-        y += _gain(taps, j) * joined.gather(-1, place)
+        y = y + _gain(taps, j) * joined.gather(-1, place)
     return y, delay_line.newest(joined, state.shape[-1])
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._library.custom_ops import CustomOpDef
 from torch.autograd import forward_ad
 
 from microddsp.errors import SignalError
@@ -132,14 +133,30 @@ class _Recursion(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         y, following, saved = _forward(name, x, parameters, state, taped=True)
         ctx.name = name
-        ctx.save_for_backward(x, parameters, *saved)
+        ctx.save_for_backward(x, parameters, state, *saved)
         return y, following
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gy: Tensor, gstate: Tensor) -> tuple[None, Tensor, Tensor, Tensor]:
-        x, parameters, *saved = ctx.saved_tensors
+    def backward(ctx: Any, gy: Tensor, gstate: Tensor) -> tuple[Tensor | None, ...]:
+        x, parameters, state, *saved = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph: somebody will differentiate this again
+            return (None, *_plain_backward(ctx.name, x, parameters, state, gy, gstate))
         return (None, *_backward(ctx.name, x, parameters, saved, gy, gstate))
+
+
+def _plain_backward(
+    name: str, x: Tensor, parameters: Tensor, state: Tensor, gy: Tensor, gstate: Tensor
+) -> tuple[Tensor, ...]:
+    """Gradients that can be differentiated again, by the plain recursion; slow."""
+    # views: what x itself was made of is the business of others
+    inputs = [
+        v.view_as(v) if v.requires_grad else v.detach().requires_grad_()
+        for v in (x, parameters, state)
+    ]
+    results = _reference(SAMPLE_OPERATORS[name], *inputs)
+    return torch.autograd.grad(
+        results, inputs, (gy, gstate), create_graph=True, allow_unused=True, materialize_grads=True
+    )
 
 
 def register(operator: SampleOperator) -> None:
@@ -186,6 +203,9 @@ def register(operator: SampleOperator) -> None:
         ctx.save_for_backward(*inputs)
 
     def differentiate_op(ctx: Any, gy: Tensor, gstate: Tensor) -> Any:
+        if torch.is_grad_enabled() and not traced(*ctx.saved_tensors):
+            x, coefficients, state = ctx.saved_tensors
+            return _plain_backward(name, x, coefficients, state, gy, gstate)
         return two(*ctx.saved_tensors, gy, gstate)
 
     one.register_autograd(differentiate_op, setup_context=setup)
@@ -217,6 +237,15 @@ def apply(name: str, x: Tensor, coefficients: Tensor, state: Tensor) -> tuple[Te
         return _Recursion.apply(name, x, coefficients, state)
     y, following, _ = _forward(name, x, coefficients, state, taped=False)
     return y, following
+
+
+def call(operator: CustomOpDef, *arguments: Any) -> Any:
+    """Run an operator whose body is plain torch. Where a transform is at work that body is called:
+    a registered operator would lose its tangents, silently."""
+    values = [v for v in arguments if isinstance(v, Tensor)]
+    if transformed() and not traced(*values):
+        return operator._init_fn(*arguments)
+    return operator(*arguments)
 
 
 def traced(*values: Tensor) -> bool:

@@ -1,13 +1,16 @@
 """Training: losses, a loop for any of them, and a fit that ends with exact counts from counts."""
 
-from microddsp.training import losses, spectral_losses
+from microddsp.training import losses, relaxations, spectral_losses
 from microddsp.training.batches import Batch, crops, random_inputs, rows, whole
 from microddsp.training.checkpoint import Checkpoint, load_checkpoint
 from microddsp.training.counts import count_loss, counting, window_counts
 from microddsp.training.fit import FitResult, fit
+from microddsp.training.gradients import GradientReport, verify_gradients
 from microddsp.training.loop import EarlyStop, Trained, compare, train
 from microddsp.training.readings import Readings
 from microddsp.training.recorders import CsvRecorder, ProgressRecorder, Row, TensorBoardRecorder
+from microddsp.training.sample_rate import lower_rate
+from microddsp.training.scan import Scanned, scan
 from microddsp.training.truncated import TruncatedBackpropagation
 from microddsp.training.windows import Windows, cut_windows
 
@@ -17,9 +20,11 @@ __all__ = [
     "CsvRecorder",
     "EarlyStop",
     "FitResult",
+    "GradientReport",
     "ProgressRecorder",
     "Readings",
     "Row",
+    "Scanned",
     "TensorBoardRecorder",
     "Trained",
     "TruncatedBackpropagation",
@@ -32,10 +37,14 @@ __all__ = [
     "fit",
     "load_checkpoint",
     "losses",
+    "lower_rate",
     "random_inputs",
+    "relaxations",
     "rows",
+    "scan",
     "spectral_losses",
     "train",
+    "verify_gradients",
     "whole",
     "window_counts",
 ]
