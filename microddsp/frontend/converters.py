@@ -31,6 +31,9 @@ _RESULTS = {
     "delay": 2,
     "tapped_delay": 2,
     "resample": 2,
+    "rfft": 1,
+    "spectrum": 1,
+    "bands": 1,
 }
 # Imported, but left without a kernel for a device.
 _NO_KERNEL = {
