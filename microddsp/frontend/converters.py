@@ -156,11 +156,25 @@ def _near_zero(name: str) -> Callable[[fx.Node, Any], Any]:
     return convert
 
 
+def _permute(node: fx.Node, importer: Any) -> Any:
+    """An order that moves only axes of length 1 gives the same memory another shape: no copy."""
+    arguments: list[Any] = [*node.args]
+    x, shape = importer.env[arguments[0]], static_shape(importer.env[arguments[0]])
+    order = [axis % len(arguments[1]) for axis in arguments[1]]
+    emit = importer.block_builder.emit
+    if shape is not None:
+        kept = [axis for axis in order if shape[axis] != 1]
+        if kept == sorted(kept):
+            return emit(relax.op.reshape(x, [shape[axis] for axis in order]))
+    return emit(relax.op.permute_dims(x, order))
+
+
 CONVERTERS: dict[str, Callable[[fx.Node, Any], Any]] = {
     f"{name}.default": _converter(name) for name in _RESULTS
 } | {
     "log1p.default": _near_zero("log1p"),
     "expm1.default": _near_zero("expm1"),
+    "permute.default": _permute,
     "amax.default": _extreme(relax.op.max),
     "amin.default": _extreme(relax.op.min),
     "avg_pool2d.default": _pool("plain"),

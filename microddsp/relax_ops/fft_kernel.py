@@ -1,8 +1,8 @@
 """The real Fourier transform on the device: butterflies in registers, passes in place.
 
-The samples times a window go into the first pass, and what the caller wants of each bin (both parts,
-a power) is made while the bin is in registers: neither a windowed signal nor, for powers, a complex
-spectrum is ever written.
+The samples times a window go into the first pass, and what the caller wants of each bin (both
+parts, a power) is made while the bin is in registers: neither a windowed signal nor, for powers, a
+complex spectrum is ever written.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ class Transform:
         zero = tirx.FloatImm("float32", 0.0)
         whole = tirx.FloatImm("float32", 2.0)
         first, last = bind(z[0].re + z[0].im), bind(z[0].re - z[0].im)
-        middle = z[2]
+        middle = Complex(z[2].re, bind(tirx.call_pure_extern("float32", "-", z[2].im)))
         if self.halved:
             first, last = bind(first * whole), bind(last * whole)
             middle = Complex(bind(middle.re * whole), bind(middle.im * whole))
@@ -219,7 +219,7 @@ class Transform:
         below, above = self._separate(z[1], z[3], eighth)
         self.store(0, Complex(first, zero))
         self.store(span, below)
-        self.store(2 * span, Complex(middle.re, bind(tirx.call_pure_extern("float32", "-", middle.im))))
+        self.store(2 * span, middle)
         self.store(3 * span, above)
         self.store(points, Complex(last, zero))
 

@@ -1,8 +1,8 @@
 """How a real Fourier transform is cut into passes, and the constants of each.
 
-n real samples are n / 2 complex ones: z[k] = x[2k] + i x[2k+1]. Their transform is made by passes of
-radix 8, 4 or 2 (decimation in time), and a last pass of radix 4 that also separates the spectra of
-even and odd samples. All passes work in place; only the first reads elsewhere.
+n real samples are n / 2 complex ones: z[k] = x[2k] + i x[2k+1]. Their transform is made by passes
+of radix 8, 4 or 2 (decimation in time), and a last pass of radix 4 that also separates the spectra
+of even and odd samples. All passes work in place; only the first reads elsewhere.
 
 Source: J. W. Cooley and J. W. Tukey, Math. Comp. 19 (1965); H. V. Sorensen and others, "Real-Valued
 Fast Fourier Transform Algorithms", IEEE Trans. ASSP 35 (1987).
@@ -54,8 +54,8 @@ class Plan:
 
         A pass has, for j from 0 below its span, exp(-2 pi i j k / (radix * span)) for k from 1; the
         last has, for j from 1 to span / 2, three such factors and two of the n-point transform, at
-        j and j + span: all others of it are these, turned or mirrored. The two are multiplied by 0.5
-        unless the signal is `halved`.
+        j and j + span: all others of it are these, turned or mirrored. The two are multiplied by
+        0.5 unless the signal is `halved`.
         """
         tables = []
         for one in self.passes[1:]:
