@@ -54,9 +54,9 @@ _NO_KERNEL = {
     "index_put": "write with torch.where or torch.cat",
     "index_put_": "write with torch.where or torch.cat",
     "nonzero": "shapes must not depend on values",
-    "_fft_r2c": "the Fourier transform is not compiled yet",
-    "_fft_c2r": "the Fourier transform is not compiled yet",
-    "_fft_c2c": "the Fourier transform is not compiled yet",
+    "_fft_r2c": "use dsp.RFFT, dsp.STFT or dsp.Spectrogram",
+    "_fft_c2r": "only the forward transform of real frames is compiled",
+    "_fft_c2c": "only the forward transform of real frames is compiled",
     "max_pool1d_with_indices": "",
 }
 _DEVICE_TYPES = {
