@@ -58,7 +58,7 @@ class PCEN(Block):
             "time_constant_s": time_constant_s,
         }
         values = {name: positive(name, value, where) for name, value in given.items()}
-        counts = {value.numel() for value in values.values() if value.dim()}
+        counts = {value.numel() for value in values.values()} - {1}
         if len(counts) > 1:
             raise ParameterError(f"numbers for {sorted(counts)} bands do not fit", where=where)
         if initial not in INITIALS:
@@ -67,6 +67,7 @@ class PCEN(Block):
             )
         self.hop = whole("hop", hop, where)
         self.sample_rate_hz = float(positive("sample_rate_hz", sample_rate_hz, where))
+        self.bands = next(iter(counts), None)  # None: the same numbers for any number of bands
         self.eps = float(positive("eps", eps, where))
         self.initial = initial
         self.gain, self.bias = Positive(values["gain"]), Positive(values["bias"])
@@ -118,10 +119,7 @@ class PCEN(Block):
         value = self.designed(key).to(x)
         if value.dim() == 1:
             return value
-        channels, bands = x.shape[-3:-1]
-        if value.shape[0] != bands:
-            raise SignalError(f"numbers for {value.shape[0]} bands, got {bands}", where="PCEN")
-        return value.repeat(channels, 1)
+        return value.expand(x.shape[-2], -1).repeat(x.shape[-3], 1)
 
     def check_signal(self, x: Tensor) -> None:
         super().check_signal(x)
@@ -129,6 +127,8 @@ class PCEN(Block):
             raise SignalError(
                 f"PCEN takes (..., channels, bands, frames), got {tuple(x.shape)}", where="PCEN"
             )
+        if self.bands not in (None, x.shape[-2]):
+            raise SignalError(f"numbers for {self.bands} bands, got {x.shape[-2]}", where="PCEN")
 
     @property
     def settle_samples(self) -> int:
