@@ -1,5 +1,6 @@
 """Differentiable blocks on signals (..., channels, samples)."""
 
+from microddsp.dsp.bands import DCT, BandEnergies, MelFilterbank
 from microddsp.dsp.biquad import SVF, Biquad
 from microddsp.dsp.block import Block
 from microddsp.dsp.butterworth import Bandpass, Bandstop, Highpass, Lowpass
@@ -16,21 +17,31 @@ from microddsp.dsp.framing import Frames
 from microddsp.dsp.gain import Gain
 from microddsp.dsp.gammatone import Gammatone
 from microddsp.dsp.iir import IIR
+from microddsp.dsp.log import Log
+from microddsp.dsp.mel import MFCC, LogMel, MelSpectrogram
 from microddsp.dsp.mix import Mix
 from microddsp.dsp.offset import Offset
+from microddsp.dsp.pcen import PCEN
 from microddsp.dsp.resample import Resample, decimate_then_filter
 from microddsp.dsp.rms import RMS
 from microddsp.dsp.select import Select
 from microddsp.dsp.sinc_filterbank import SincFilterbank
 from microddsp.dsp.sos import SOS
+from microddsp.dsp.spectrum import RFFT, STFT, PowerSpectrum, Spectrogram
 from microddsp.dsp.streaming import is_streaming, reset, step, streaming
 
 __all__ = [
+    "DCT",
     "FIR",
     "IIR",
+    "MFCC",
+    "PCEN",
+    "RFFT",
     "RMS",
     "SOS",
+    "STFT",
     "SVF",
+    "BandEnergies",
     "Bandpass",
     "Bandstop",
     "Biquad",
@@ -48,13 +59,19 @@ __all__ = [
     "Gammatone",
     "Highpass",
     "LearnableDelay",
+    "Log",
+    "LogMel",
     "Lowpass",
+    "MelFilterbank",
+    "MelSpectrogram",
     "Mix",
     "Offset",
     "OnePole",
+    "PowerSpectrum",
     "Resample",
     "Select",
     "SincFilterbank",
+    "Spectrogram",
     "decimate_then_filter",
     "is_streaming",
     "reset",

@@ -31,6 +31,9 @@ _RESULTS = {
     "delay": 2,
     "tapped_delay": 2,
     "resample": 2,
+    "rfft": 1,
+    "spectrum": 1,
+    "bands": 1,
 }
 # Imported, but left without a kernel for a device.
 _NO_KERNEL = {
@@ -51,9 +54,9 @@ _NO_KERNEL = {
     "index_put": "write with torch.where or torch.cat",
     "index_put_": "write with torch.where or torch.cat",
     "nonzero": "shapes must not depend on values",
-    "_fft_r2c": "the Fourier transform is not compiled yet",
-    "_fft_c2r": "the Fourier transform is not compiled yet",
-    "_fft_c2c": "the Fourier transform is not compiled yet",
+    "_fft_r2c": "use dsp.RFFT, dsp.STFT or dsp.Spectrogram",
+    "_fft_c2r": "only the forward transform of real frames is compiled",
+    "_fft_c2c": "only the forward transform of real frames is compiled",
     "max_pool1d_with_indices": "",
 }
 _DEVICE_TYPES = {
@@ -153,11 +156,25 @@ def _near_zero(name: str) -> Callable[[fx.Node, Any], Any]:
     return convert
 
 
+def _permute(node: fx.Node, importer: Any) -> Any:
+    """An order that moves only axes of length 1 gives the same memory another shape: no copy."""
+    arguments: list[Any] = [*node.args]
+    x, shape = importer.env[arguments[0]], static_shape(importer.env[arguments[0]])
+    order = [axis % len(arguments[1]) for axis in arguments[1]]
+    emit = importer.block_builder.emit
+    if shape is not None:
+        kept = [axis for axis in order if shape[axis] != 1]
+        if kept == sorted(kept):
+            return emit(relax.op.reshape(x, [shape[axis] for axis in order]))
+    return emit(relax.op.permute_dims(x, order))
+
+
 CONVERTERS: dict[str, Callable[[fx.Node, Any], Any]] = {
     f"{name}.default": _converter(name) for name in _RESULTS
 } | {
     "log1p.default": _near_zero("log1p"),
     "expm1.default": _near_zero("expm1"),
+    "permute.default": _permute,
     "amax.default": _extreme(relax.op.max),
     "amin.default": _extreme(relax.op.min),
     "avg_pool2d.default": _pool("plain"),

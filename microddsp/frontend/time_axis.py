@@ -18,6 +18,9 @@ _POINTWISE = torch.Tag.pointwise
 TIME, FRAMES, ROWS, BLOCK = "time", "frames", "rows", "block"
 _VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
 
+# Operators of ours that keep no state: alone they make no stream.
+_OVER_FRAMES = ("rfft", "spectrum", "bands")
+
 # What may be done to a signal (channels, samples) along its channels.
 _BY_DIM = {
     aten.cat.default: 1,
@@ -52,7 +55,7 @@ def stream_axes(program: torch.export.ExportedProgram, states: Sequence[State]) 
     nodes = list(program.graph.nodes)
     results = next(n for n in nodes if n.op == "output").args[0]
     outputs = results[: len(results) - len(states)]
-    streaming = bool(states) or any(_ours(n) for n in nodes)
+    streaming = bool(states) or any(_ours(n) and _name(n) not in _OVER_FRAMES for n in nodes)
     if not streaming:
         return [None] * len(outputs)
     placeholders = {state.placeholder for state in states}
@@ -90,6 +93,8 @@ def _kind(node: fx.Node, kinds: dict[fx.Node, str], owners: set[str]) -> str | N
             return _our_kind(source, int(node.args[1]))  # type: ignore[arg-type]
         return kinds.get(source) if isinstance(source, fx.Node) else None
     if _ours(node):
+        if _name(node) in _OVER_FRAMES:
+            return _over_frames(node, kinds)
         return _our_kind(node, 0)
     if not sources:
         return None
@@ -105,8 +110,28 @@ def _kind(node: fx.Node, kinds: dict[fx.Node, str], owners: set[str]) -> str | N
     return BLOCK
 
 
+def _name(node: fx.Node) -> str:
+    return str(node.target.__name__.split(".")[0])  # type: ignore[union-attr]
+
+
+def _over_frames(node: fx.Node, kinds: dict[fx.Node, str]) -> str | None:
+    """Operators that take a frame, or a column of bins, as a whole."""
+    source = node.args[0]
+    kind = kinds.get(source)  # type: ignore[arg-type]
+    name, rank = _name(node), len(_shape(source))  # type: ignore[arg-type]
+    if kind in (None, BLOCK):
+        return kind
+    if name == "rfft" and kind == FRAMES and rank > 1:
+        return FRAMES
+    if name == "spectrum" and kind == FRAMES and rank == 3:
+        return TIME
+    if name == "bands" and (kind == TIME or (kind == FRAMES and rank > 2)):
+        return kind
+    raise _mixes(node, "looks along time" if kind == TIME else "mixes frames with each other")
+
+
 def _our_kind(node: fx.Node, item: int) -> str | None:
-    name = node.target.__name__.split(".")[0]  # type: ignore[union-attr]
+    name = _name(node)
     if name == "frames":
         return FRAMES if item == 0 else None
     if name == "event_counter":
@@ -146,6 +171,12 @@ def _time(node: fx.Node, sources: Sequence[fx.Node], kinds: dict[fx.Node, str]) 
         return TIME
     if node.target in (aten._to_copy.default, aten.clone.default, aten.expand.default):
         return TIME
+    if node.target is aten.permute.default:
+        order = _order(node)
+        if order[-1] == len(order) - 1:
+            return TIME
+        if order[0] == len(order) - 1:
+            return FRAMES
     if node.target in _BY_DIM and shape and shape[-1] == samples:
         rank = len(_shape(sources[0]))
         dims = _dims(node)
@@ -165,6 +196,12 @@ def _time(node: fx.Node, sources: Sequence[fx.Node], kinds: dict[fx.Node, str]) 
     raise _mixes(node, "looks along time")
 
 
+def _order(node: fx.Node) -> list[int]:
+    """Where each axis of a permuted tensor comes from."""
+    rank = len(_shape(node))
+    return [axis % rank for axis in node.args[1]]  # type: ignore[union-attr, operator, misc]
+
+
 def _dims(node: fx.Node) -> list[int] | None:
     position = _BY_DIM[node.target]  # type: ignore[index]
     dims = node.args[position] if len(node.args) > position else node.kwargs.get("dim", 0)
@@ -180,7 +217,9 @@ def _frames(node: fx.Node, sources: Sequence[fx.Node], kinds: dict[fx.Node, str]
         if len(before) > 2 and shape == (before[0] * before[1], *before[2:]):
             return ROWS
         raise _mixes(node, "mixes frames with each other")
-    moved = node.target is aten.permute.default and node.args[1][0] != 0  # type: ignore[index]
+    if node.target is aten.permute.default and _order(node)[-1] == 0:
+        return TIME
+    moved = node.target is aten.permute.default and _order(node)[0] != 0
     if moved or shape[:1] != before[:1]:
         raise _mixes(node, "mixes frames with each other")
     if node.target not in _HARMLESS and _along_first(node, before):

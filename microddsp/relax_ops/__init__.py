@@ -3,6 +3,7 @@
 Importing this package makes the torch operators; Relax hears of them in `registry`.
 """
 
+from microddsp.relax_ops.bands import bands
 from microddsp.relax_ops.causal_conv1d import causal_conv1d
 from microddsp.relax_ops.decimate import decimate
 from microddsp.relax_ops.delay import delay
@@ -13,11 +14,14 @@ from microddsp.relax_ops.first_order import first_order
 from microddsp.relax_ops.first_sample import first_sample
 from microddsp.relax_ops.frames import frames
 from microddsp.relax_ops.resample import resample
+from microddsp.relax_ops.rfft import rfft
 from microddsp.relax_ops.sos import sos
+from microddsp.relax_ops.spectrum import spectrum
 from microddsp.relax_ops.svf import svf
 from microddsp.relax_ops.tapped_delay import tapped_delay
 
 __all__ = [
+    "bands",
     "causal_conv1d",
     "decimate",
     "delay",
@@ -28,7 +32,9 @@ __all__ = [
     "first_sample",
     "frames",
     "resample",
+    "rfft",
     "sos",
+    "spectrum",
     "svf",
     "tapped_delay",
 ]

@@ -77,11 +77,11 @@ def convolution_kernel(spec: Convolution, name: str) -> tirx.PrimFunc:
         T.func_name(name)
         T.func_attr({"tirx.noalias": True})
         buffers = {n: T.arg(n, tirx.decl_buffer(s, "float32", n)) for n, s in shapes.items()}
-        with _loop(spec.groups) as g, _loop(rows // high) as j:
+        with loop(spec.groups) as g, loop(rows // high) as j:
             work = _Rows(spec, buffers, g, g * rows + j * high, high)
             work.begin()
             tiles, left = divmod(spec.outputs, wide)
-            with _loop(tiles) as m:
+            with loop(tiles) as m:
                 work.tile(m * wide, wide)
             if left:
                 work.tile(tiles * wide, left)
@@ -90,7 +90,7 @@ def convolution_kernel(spec: Convolution, name: str) -> tirx.PrimFunc:
 
 
 @contextmanager
-def _loop(count: int) -> Iterator[Any]:
+def loop(count: int) -> Iterator[Any]:
     """A loop, or no loop where there is one turn."""
     from tvm.script.ir_builder import tirx as T
 
@@ -134,7 +134,7 @@ class _Rows:
 
         if count:
             for r in range(self.high):
-                with _loop(count) as i:
+                with loop(count) as i:
                     T.buffer_store(self.buffers["y"], T.float32(0.0), [self.first + r, i + start])
 
     def tile(self, at: Any, wide: int) -> None:
@@ -158,7 +158,7 @@ class _Rows:
                 T.buffer_store(sums, sums[cell] + weights[r] * sample, [cell])
 
         together = 2 if spec.per_group % 2 == 0 and 2 * spec.taps <= STRAIGHT_TAPS else 1
-        with _loop(spec.per_group // together) as i:
+        with loop(spec.per_group // together) as i:
             if spec.taps <= STRAIGHT_TAPS:
                 for n in range(together):
                     for k in range(spec.taps):

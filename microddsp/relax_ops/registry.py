@@ -25,6 +25,9 @@ BLOCK_MODULES = (
     "delay",
     "tapped_delay",
     "resample",
+    "rfft",
+    "spectrum",
+    "bands",
 )
 
 TypeRule = Callable[["Sequence[relax.Expr]"], "relax.Type"]

@@ -99,11 +99,22 @@ BLOCKS: dict[str, Callable[[], dsp.Block]] = {
     "power envelope": lambda: dsp.Envelope(0.003, 0.02, sample_rate_hz=FS, rectify="square"),
     "decimation": lambda: dsp.Decimate(4),
     "frames": lambda: dsp.Frames(12, 4),
+    "stft": lambda: dsp.STFT(12, 4, window_length=9),
+    "spectrogram": lambda: dsp.Spectrogram(12, 4, window="hamming"),
+    "magnitudes": lambda: dsp.Spectrogram(11, 4, power=1),
 }
 # Chunks are multiples of every stride, factor and hop above.
 QUANTUM = 4
 
-NOT_LEARNING = ("decimation", "frames", "delay", "delay in seconds")
+NOT_LEARNING = (
+    "decimation",
+    "frames",
+    "stft",
+    "spectrogram",
+    "magnitudes",
+    "delay",
+    "delay in seconds",
+)
 ONE_CHANNEL = (
     "sinc bands",
     "sinc bands with a hop",
@@ -137,7 +148,7 @@ def signal_for(name: str, samples: int, *batch: int, **options: Any) -> Tensor:
 
 def joined(name: str, outputs: list[Tensor]) -> Tensor:
     """Outputs of successive chunks as one: along frames, else along samples."""
-    return torch.cat(outputs, -3 if name == "frames" else -1)
+    return torch.cat(outputs, {"frames": -3, "stft": -4}.get(name, -1))
 
 
 def state_names(module: torch.nn.Module) -> list[str]:
