@@ -19,6 +19,7 @@ from tvm.relax.frontend.torch import from_exported_program
 from microddsp.dsp.block import Block, fixed_designs
 from microddsp.dsp.streaming import reset, streaming
 from microddsp.errors import CompileError, MicroddspError
+from microddsp.frontend.aten import decompositions
 from microddsp.frontend.checks import (
     check_module,
     check_stability,
@@ -187,7 +188,7 @@ def _export(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> torch.export
             warnings.simplefilter("ignore")
             program = torch.export.export(module, inputs, strict=False)
             separate_copies(program)
-            return program.run_decompositions()
+            return program.run_decompositions(decompositions())
     except MicroddspError:
         raise
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
