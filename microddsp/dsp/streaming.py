@@ -96,6 +96,10 @@ class _Given(_Once):
         self._names = names
         self.state = state
 
+    def adopt(self, block: Block, path: str) -> None:
+        """A block that is made during the step."""
+        self._names[id(block)] = path
+
     def read(self, block: Block, initial: dict[str, Tensor]) -> dict[str, Tensor]:
         path = self._names[id(block)]
         return {key: self.state.get(f"{path}.{key}", value) for key, value in initial.items()}
@@ -142,8 +146,10 @@ def streaming(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
     """Inside, calls of `module` continue one stream, as on the device; outside they do not.
 
     Blocks keep their state in buffers `state_<name>`, made at the first call and gone at the end.
-    It holds for this module and this thread.
+    It holds for this module and this thread. Filters of torchaudio continue too.
     """
+    from microddsp.dsp.foreign import carried
+
     blocks = _blocks(module)
     before = {
         key: {n for n in b._buffers if n.startswith(PREFIX)} for key, (_, b) in blocks.items()
@@ -162,7 +168,7 @@ def streaming(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
         )
         for name, b in _users(module)
     ]
-    with _using(store, blocks):
+    with _using(store, blocks), carried(module, lambda block, _: _join(block, store)):
         try:
             yield module
         finally:
@@ -174,6 +180,11 @@ def streaming(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
                     if name not in before[key]:
                         del block._buffers[name]
                         block._non_persistent_buffers_set.discard(name)
+
+
+def _join(block: Block, store: Store) -> None:
+    """A block that is made while a stream runs."""
+    _ACTIVE.stores[id(block)] = store
 
 
 def reset(module: torch.nn.Module) -> None:
@@ -207,18 +218,26 @@ def step(
     Raises:
         SignalError: The state is that of another module.
     """
+    from microddsp.dsp.foreign import carried, is_call
+
     blocks = _blocks(module)
     known = dict(state or {})
     given = _Given({key: path for key, (path, _) in blocks.items()}, known)
     buffers = {name: known.get(name, value).clone() for name, value in _users(module)}
     paths = {path for path, _ in blocks.values()}
     foreign = [n for n in known if n not in buffers and n.rpartition(".")[0] not in paths]
+    foreign = [n for n in foreign if not is_call(n)]
     if foreign:
         raise SignalError(
             f"the state has {', '.join(foreign)}, which this module has not",
             hint="give the state that a step of the same pipeline returned",
         )
     arguments = x if isinstance(x, tuple) else (x,)
-    with _using(given, blocks):
+
+    def adopt(block: Block, name: str) -> None:
+        given.adopt(block, name)
+        _join(block, given)
+
+    with _using(given, blocks), carried(module, adopt):
         y = torch.func.functional_call(module, buffers, arguments)
     return y, given.state | buffers

@@ -94,6 +94,7 @@ def capture(
         structure = structure_of(result)
         owned.check()
         owned.restore()
+        settle = _settle(module)
         reset(module)
         with fixed_designs(module):
             program = _export(traced, inputs)
@@ -116,7 +117,7 @@ def capture(
         outputs=_outputs(imported, structure, axes),
         states=tuple(_state(state) for state in states),
         structure=structure,
-        settle_samples=_settle(module),
+        settle_samples=settle,
         sample_rate_hz=sample_rate(module),
     )
 
