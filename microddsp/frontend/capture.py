@@ -34,6 +34,7 @@ from microddsp.frontend.rewrites import mend
 from microddsp.frontend.state_lifting import State, lift_states, separate_copies
 from microddsp.frontend.structure import Tapped, check_names, structure_of
 from microddsp.frontend.time_axis import stream_axes
+from microddsp.frontend.views import simplify_views
 from microddsp.relax_ops.registry import register_all
 from microddsp.signature import OutputStructure, TensorSpec
 
@@ -103,6 +104,7 @@ def capture(
     fold_constants(program)
     mend(program)
     fold_constants(program)  # what mending wrote out of constants
+    simplify_views(program)
     check_supported(program)
     check_stability(program)
     warn_of_imprecision(module)

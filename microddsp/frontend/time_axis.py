@@ -34,6 +34,13 @@ _BY_DIM = {
     aten.index_select.default: 1,
     aten.split_with_sizes.default: 2,
     aten.flip.default: 1,
+    aten.cumsum.default: 1,
+    aten.cumprod.default: 1,
+    aten.cummax.default: 1,
+    aten.cummin.default: 1,
+    aten.logcumsumexp.default: 1,
+    aten.prod.dim_int: 1,
+    aten.var.correction: 1,
 }
 
 # May name the first axis without mixing along it, as long as its length stays.
@@ -247,7 +254,7 @@ def _rows(node: fx.Node, sources: Sequence[fx.Node], kinds: dict[fx.Node, str]) 
 
 def _along_first(node: fx.Node, shape: tuple[int, ...]) -> bool:
     """Whether an operator that works along axes works along the first."""
-    if node.target is aten.index.Tensor:
+    if node.target in (aten.index.Tensor, aten.index_put.default):
         return node.args[1][0] is not None  # type: ignore[index]
     arguments = getattr(getattr(node.target, "_schema", None), "arguments", ())
     for position, argument in enumerate(arguments):

@@ -28,6 +28,7 @@ ELEMENTWISE = {
     "relax.tanh": 1,
     "relax.square": 1,
     "relax.nn.relu": 1,
+    "relax.clip": 1,
     "relax.add": 2,
     "relax.subtract": 2,
     "relax.multiply": 2,
@@ -61,7 +62,7 @@ def signal_shape(call: relax.Call) -> tuple[int, int] | None:
         shape = static_shape(call.args[0])
     elif name in ELEMENTWISE:
         shape = static_shape(call)
-        if any(not _fits(arg, shape) for arg in call.args):
+        if any(not _fits(arg, shape) for arg in call.args[: ELEMENTWISE[name]]):
             return None
     else:
         return None
