@@ -26,6 +26,7 @@ from microddsp.frontend.checks import (
     sample_rate,
     warn_of_imprecision,
 )
+from microddsp.frontend.complex_pairs import split_complex
 from microddsp.frontend.constant_folding import fold_constants
 from microddsp.frontend.converters import check_supported, checked_converters
 from microddsp.frontend.diagnostics import failure, user_line
@@ -102,6 +103,7 @@ def capture(
     check_names([*names], structure)
     states = lift_states(program)
     fold_constants(program)
+    split_complex(program)
     mend(program)
     fold_constants(program)  # what mending wrote out of constants
     simplify_views(program)

@@ -46,9 +46,6 @@ _NO_KERNEL = {
     "randn_like": "random numbers differ on every device",
     "index_put_": "write with torch.where or torch.cat",
     "nonzero": "shapes must not depend on values",
-    "_fft_r2c": "the Fourier transform is not compiled yet",
-    "_fft_c2r": "the Fourier transform is not compiled yet",
-    "_fft_c2c": "the Fourier transform is not compiled yet",
     "max_pool1d_with_indices": "",
 }
 _DEVICE_TYPES = {
