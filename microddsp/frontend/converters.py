@@ -243,6 +243,8 @@ def _problem(node: fx.Node, known: frozenset[str]) -> str:
     value = node.meta.get("val")
     for tensor in value if isinstance(value, tuple | list) else [value]:
         dtype = getattr(tensor, "dtype", None)
+        if isinstance(tensor, torch.Tensor) and tensor.is_complex():
+            return f"{node.name} is complex; give torch.view_as_real(x), or what is made of it"
         if isinstance(tensor, torch.Tensor) and dtype not in _DEVICE_TYPES:
             return f"{node.name} has type {dtype}; use float32 or an integer type"
         if isinstance(tensor, torch.Tensor) and not all(isinstance(d, int) for d in tensor.shape):
