@@ -96,10 +96,6 @@ class _Given(_Once):
         self._names = names
         self.state = state
 
-    def adopt(self, block: Block, path: str) -> None:
-        """A block that is made during the step."""
-        self._names[id(block)] = path
-
     def read(self, block: Block, initial: dict[str, Tensor]) -> dict[str, Tensor]:
         path = self._names[id(block)]
         return {key: self.state.get(f"{path}.{key}", value) for key, value in initial.items()}
@@ -148,7 +144,7 @@ def streaming(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
     Blocks keep their state in buffers `state_<name>`, made at the first call and gone at the end.
     It holds for this module and this thread. Filters of torchaudio continue too.
     """
-    from microddsp.dsp.foreign import carried
+    from microddsp.dsp.foreign import InBuffers, carried
 
     blocks = _blocks(module)
     before = {
@@ -168,7 +164,7 @@ def streaming(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
         )
         for name, b in _users(module)
     ]
-    with _using(store, blocks), carried(module, lambda block, _: _join(block, store)):
+    with _using(store, blocks), carried(module, InBuffers(module)):
         try:
             yield module
         finally:
@@ -182,14 +178,12 @@ def streaming(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
                         block._non_persistent_buffers_set.discard(name)
 
 
-def _join(block: Block, store: Store) -> None:
-    """A block that is made while a stream runs."""
-    _ACTIVE.stores[id(block)] = store
-
-
 def reset(module: torch.nn.Module) -> None:
     """Inside `streaming`: forget the signal seen so far; the user's own buffers become what they
     were at the start of the stream."""
+    from microddsp.dsp.foreign import reset_calls
+
+    reset_calls(module)
     for owner, name, buffer, start in _ACTIVE.starts.get(id(module), []):
         owner._buffers[name] = buffer  # forward may have assigned another tensor
         with torch.no_grad():
@@ -218,7 +212,8 @@ def step(
     Raises:
         SignalError: The state is that of another module.
     """
-    from microddsp.dsp.foreign import carried, is_call
+    from microddsp.dsp.foreign import PREFIX as CALLS
+    from microddsp.dsp.foreign import InDictionary, carried
 
     blocks = _blocks(module)
     known = dict(state or {})
@@ -226,18 +221,13 @@ def step(
     buffers = {name: known.get(name, value).clone() for name, value in _users(module)}
     paths = {path for path, _ in blocks.values()}
     foreign = [n for n in known if n not in buffers and n.rpartition(".")[0] not in paths]
-    foreign = [n for n in foreign if not is_call(n)]
+    foreign = [n for n in foreign if not n.startswith(CALLS)]
     if foreign:
         raise SignalError(
             f"the state has {', '.join(foreign)}, which this module has not",
             hint="give the state that a step of the same pipeline returned",
         )
     arguments = x if isinstance(x, tuple) else (x,)
-
-    def adopt(block: Block, name: str) -> None:
-        given.adopt(block, name)
-        _join(block, given)
-
-    with _using(given, blocks), carried(module, adopt):
+    with _using(given, blocks), carried(module, InDictionary(given.state)):
         y = torch.func.functional_call(module, buffers, arguments)
     return y, given.state | buffers

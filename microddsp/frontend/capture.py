@@ -17,6 +17,7 @@ from torch import Tensor
 from tvm.relax.frontend.torch import from_exported_program
 
 from microddsp.dsp.block import Block, fixed_designs
+from microddsp.dsp.foreign import settle_samples
 from microddsp.dsp.streaming import reset, streaming
 from microddsp.errors import CompileError, MicroddspError
 from microddsp.frontend.aten import decompositions
@@ -36,6 +37,7 @@ from microddsp.frontend.state_lifting import State, lift_states, separate_copies
 from microddsp.frontend.structure import Tapped, check_names, structure_of
 from microddsp.frontend.time_axis import stream_axes
 from microddsp.frontend.views import simplify_views
+from microddsp.frontend.zero_factors import keep_zero_factors
 from microddsp.relax_ops.registry import register_all
 from microddsp.signature import OutputStructure, TensorSpec
 
@@ -104,6 +106,7 @@ def capture(
     states = lift_states(program)
     fold_constants(program)
     split_complex(program)
+    keep_zero_factors(program)
     mend(program)
     fold_constants(program)  # what mending wrote out of constants
     simplify_views(program)
@@ -237,4 +240,5 @@ def _dtype(x: Tensor) -> str:
 
 
 def _settle(module: torch.nn.Module) -> int:
-    return min(sum(b.settle_samples for b in module.modules() if isinstance(b, Block)), 2**31 - 1)
+    blocks = sum(b.settle_samples for b in module.modules() if isinstance(b, Block))
+    return min(blocks + settle_samples(module), 2**31 - 1)

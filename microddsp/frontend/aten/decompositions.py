@@ -36,7 +36,9 @@ def _var_mean(
     keepdim: bool = False,
 ) -> tuple[Tensor, Tensor]:
     axes = list(range(x.dim())) if not dim else list(dim)
-    variance = torch.var(x, axes, correction=1 if correction is None else correction, keepdim=keepdim)
+    variance = torch.var(
+        x, axes, correction=1 if correction is None else correction, keepdim=keepdim
+    )
     return variance, torch.mean(x, axes, keepdim=keepdim)
 
 
@@ -95,8 +97,11 @@ def _searchsorted(
         return NotImplemented
     value = x.unsqueeze(-1)
     ahead = boundaries > value if right or side == "right" else boundaries >= value
-    return torch.logical_not(ahead).to(torch.int32).sum(-1).to(
-        torch.int32 if out_int32 else torch.int64
+    return (
+        torch.logical_not(ahead)
+        .to(torch.int32)
+        .sum(-1)
+        .to(torch.int32 if out_int32 else torch.int64)
     )
 
 
@@ -133,9 +138,7 @@ def _topk(
     return values.narrow(dim, 0, k), indices.narrow(dim, 0, k)
 
 
-def _kthvalue(
-    x: Tensor, k: int, dim: int = -1, keepdim: bool = False
-) -> tuple[Tensor, Tensor]:
+def _kthvalue(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
     values, indices = torch.sort(x, dim)
     found = values.narrow(dim, k - 1, 1), indices.narrow(dim, k - 1, 1)
     return found if keepdim else (found[0].squeeze(dim), found[1].squeeze(dim))

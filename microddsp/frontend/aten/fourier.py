@@ -21,7 +21,7 @@ def half(x: Tensor) -> Tensor:
 
 
 def inverse_half(pair: Tensor, size: int) -> Tensor:
-    """(..., bins, 2) as (..., size) real, a sum: all bins but the first and the middle count twice."""
+    """(..., bins, 2) as (..., size) real: a sum in which all inner bins count twice."""
     bins = size // 2 + 1
     cosine, sine = _table(torch.arange(bins), torch.arange(size), size)
     weight = torch.full((bins, 1), 2.0, dtype=torch.float64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -55,7 +54,6 @@ def emit_kernel(
         T.func_name(name)
         T.func_attr({"tirx.noalias": True})
         names = [f"in{i}" for i in range(len(kinds))] + [f"out{i}" for i in range(len(results))]
-        # a number is an array of one: C has no pointer to less
         body(
             *(
                 T.arg(label, tirx.decl_buffer(shape, dtype, label))
@@ -88,8 +86,3 @@ def where(index: Sequence[Value], shape: Sequence[int]) -> list[Value]:
 def is_nan(x: Value) -> Value:
     """Unequal to itself, as a plain node: TVM's own operator would simplify it away."""
     return tirx.NE(x, x)
-
-
-def positions(shape: Sequence[int]) -> list[tuple[int, ...]]:
-    """Every index of a small shape."""
-    return list(itertools.product(*(range(size) for size in shape)))

@@ -27,15 +27,18 @@ Step = Callable[[Value, list[Value], Value], list[Value]]
 
 
 def _sum(x: Value, held: list[Value], _at: Value) -> list[Value]:
-    """With Kahan's compensation: torch sums in double precision."""
+    """With what each addition rounds off in a sum of its own: torch sums in double precision."""
     if str(x.ty) != "float32":
         return [tirx.Add(held[0], x)]
-    total, lost = held
-    y = T.bind(tirx.Sub(x, lost))
-    following = T.bind(tirx.Add(total, y))
-    rest = T.bind(tirx.Sub(tirx.Sub(following, total), y))
+    _, total, lost = held
+    following = T.bind(tirx.Add(total, x))
+    share = T.bind(tirx.Sub(following, total))  # Knuth's two-sum
+    rest = tirx.Add(tirx.Sub(total, tirx.Sub(following, share)), tirx.Sub(x, share))
+    rest = T.bind(rest)
     # infinity minus itself is nothing that got lost
-    return [following, tirx.Select(is_nan(rest), tirx.const(0.0, "float32"), rest)]
+    rest = tirx.Select(is_nan(rest), tirx.const(0.0, "float32"), rest)
+    lost = T.bind(tirx.Add(lost, rest))
+    return [tirx.Add(following, lost), following, lost]
 
 
 def _product(x: Value, held: list[Value], _at: Value) -> list[Value]:
@@ -121,9 +124,7 @@ def _highest(dtype: str) -> float | int:
 
 
 RUNNING: dict[str, Converter] = {
-    "cumsum.default": _running(
-        "cumsum", _sum, lambda d: [(0, d), (0, d)] if d == "float32" else [(0, d)]
-    ),
+    "cumsum.default": _running("cumsum", _sum, lambda d: [(0, d)] * (3 if d == "float32" else 1)),
     "cumprod.default": _running("cumprod", _product, lambda d: [(1, d)]),
     "logcumsumexp.default": _running("logcumsumexp", _log_sum, lambda d: [(-math.inf, d)]),
     "cummax.default": _running(
