@@ -93,7 +93,7 @@ def decay_of(kind: str, coefficients: Tensor) -> int:
     radius = float(pole_radius(kind, coefficients).max())
     if radius <= 0.0:
         return 0
-    if radius >= 1.0:
+    if not radius < 1.0:  # or not a number, which is refused elsewhere
         return 2**31 - 1
     return int(torch.ceil(torch.log(torch.tensor(0.01)) / torch.log(torch.tensor(radius))))
 

@@ -256,13 +256,13 @@ def _viewed(node: fx.Node, kinds: dict[fx.Node, str]) -> str:
     """A view keeps frames apart, in their order, as long as its first axis counts whole ones."""
     shape = _shape(node)
     counts = {_shape(n)[0] for n, kind in kinds.items() if kind == FRAMES}
-    if len(counts) == 1 and shape:
+    if len(counts) == 1 and len(shape) > 1:
         count = next(iter(counts))
         if shape[0] == count:
             return FRAMES
         if shape[0] % count == 0:
             return ROWS
-        if shape[0] == 1 and len(shape) > 1 and shape[1] % count == 0:
+        if shape[0] == 1 and shape[1] % count == 0:
             return LIFTED
     raise _mixes(node, "mixes frames with each other")
 

@@ -1,6 +1,7 @@
 """Fourier transforms of pairs (real, imaginary) on a last axis of two.
 
-The transforms without an operator of ours are products with a matrix of cosines and sines.
+Lengths and transforms that have no fast operator are products with a matrix of cosines and sines:
+right, but n * (n + 2) numbers of flash.
 """
 
 from __future__ import annotations
@@ -10,10 +11,15 @@ import math
 import torch
 from torch import Tensor
 
+from microddsp.relax_ops import rfft
+from microddsp.relax_ops.fft_plan import is_fast
+
 
 def half(x: Tensor) -> Tensor:
     """(..., n) real as (..., n // 2 + 1, 2): torch.fft.rfft."""
     size = x.shape[-1]
+    if is_fast(size):
+        return rfft(x)
     bins = size // 2 + 1
     cosine, sine = _table(torch.arange(size), torch.arange(bins), size)
     table = torch.stack([cosine, -sine], -1).reshape(size, 2 * bins)
