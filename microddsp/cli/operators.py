@@ -12,7 +12,8 @@ ALL = "all"
 
 @dataclass(frozen=True, slots=True)
 class OperatorLine:
-    """kind: "block" (dsp.X) or "operator" (microddsp::x, what blocks are made of).
+    """kind: "block" (dsp.X), "operator" (microddsp::x, what blocks are made of), "torch" or
+    "torchaudio" (compiled where a module calls it; torch differentiates it).
 
     gradients: "all" is to input, parameters and initial state.
     """
@@ -86,4 +87,15 @@ OPERATORS = (
     OperatorLine("rfft", "operator", "input", True, "Fourier transform of frames"),
     OperatorLine("spectrum", "operator", "input, window", True, "power of windowed frames' bins"),
     OperatorLine("bands", "operator", ALL, True, "weighted sums over bins"),
+    OperatorLine("amax, logsumexp, var, std", "torch", ALL, True, "and other reductions"),
+    OperatorLine("exp2, hypot, atan2, fmod", "torch", ALL, True, "and other C functions"),
+    OperatorLine("<<, >>, &, |, ^", "torch", "none", True, "shifts and bits of integers"),
+    OperatorLine("cumsum, cumprod, cummax", "torch", ALL, True, "of a frame or of channels"),
+    OperatorLine("sort, topk, median, quantile", "torch", ALL, True, "of a frame or of channels"),
+    OperatorLine("scatter, index_add, x[i] = y", "torch", ALL, True, "writing at indices"),
+    OperatorLine("unfold, roll, flip, interpolate", "torch", ALL, True, "of a frame"),
+    OperatorLine("fft.rfft, fft.irfft, stft", "torch", ALL, True, "complex as pairs of numbers"),
+    OperatorLine("lfilter, biquad, *_biquad", "torchaudio", ALL, True, "their state is carried"),
+    OperatorLine("Spectrogram, MelSpectrogram", "torchaudio", ALL, True, "of a frame"),
+    OperatorLine("MFCC, AmplitudeToDB", "torchaudio", ALL, True, "of a frame"),
 )

@@ -85,12 +85,17 @@ class Filter(Block):
     def settle_samples(self) -> int:
         """From the slowest pole: its radius to the n-th power is 1 %."""
         with torch.no_grad():
-            radius = float(pole_radius(self.kind, self.coefficients()).max())
-        if radius <= 0.0:
-            return 0
-        if radius >= 1.0:
-            return 2**31 - 1
-        return int(torch.ceil(torch.log(torch.tensor(0.01)) / torch.log(torch.tensor(radius))))
+            return decay_of(self.kind, self.coefficients())
+
+
+def decay_of(kind: str, coefficients: Tensor) -> int:
+    """Samples until what a filter has heard has faded to 1 %."""
+    radius = float(pole_radius(kind, coefficients).max())
+    if radius <= 0.0:
+        return 0
+    if not radius < 1.0:  # or not a number, which is refused elsewhere
+        return 2**31 - 1
+    return int(torch.ceil(torch.log(torch.tensor(0.01)) / torch.log(torch.tensor(radius))))
 
 
 def settled(kind: str, c: Tensor) -> Tensor:

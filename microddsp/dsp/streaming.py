@@ -142,8 +142,10 @@ def streaming(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
     """Inside, calls of `module` continue one stream, as on the device; outside they do not.
 
     Blocks keep their state in buffers `state_<name>`, made at the first call and gone at the end.
-    It holds for this module and this thread.
+    It holds for this module and this thread. Filters of torchaudio continue too.
     """
+    from microddsp.dsp.foreign import InBuffers, carried
+
     blocks = _blocks(module)
     before = {
         key: {n for n in b._buffers if n.startswith(PREFIX)} for key, (_, b) in blocks.items()
@@ -162,7 +164,7 @@ def streaming(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
         )
         for name, b in _users(module)
     ]
-    with _using(store, blocks):
+    with _using(store, blocks), carried(module, InBuffers(module)):
         try:
             yield module
         finally:
@@ -179,6 +181,9 @@ def streaming(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
 def reset(module: torch.nn.Module) -> None:
     """Inside `streaming`: forget the signal seen so far; the user's own buffers become what they
     were at the start of the stream."""
+    from microddsp.dsp.foreign import reset_calls
+
+    reset_calls(module)
     for owner, name, buffer, start in _ACTIVE.starts.get(id(module), []):
         owner._buffers[name] = buffer  # forward may have assigned another tensor
         with torch.no_grad():
@@ -207,18 +212,22 @@ def step(
     Raises:
         SignalError: The state is that of another module.
     """
+    from microddsp.dsp.foreign import PREFIX as CALLS
+    from microddsp.dsp.foreign import InDictionary, carried
+
     blocks = _blocks(module)
     known = dict(state or {})
     given = _Given({key: path for key, (path, _) in blocks.items()}, known)
     buffers = {name: known.get(name, value).clone() for name, value in _users(module)}
     paths = {path for path, _ in blocks.values()}
     foreign = [n for n in known if n not in buffers and n.rpartition(".")[0] not in paths]
+    foreign = [n for n in foreign if not n.startswith(CALLS)]
     if foreign:
         raise SignalError(
             f"the state has {', '.join(foreign)}, which this module has not",
             hint="give the state that a step of the same pipeline returned",
         )
     arguments = x if isinstance(x, tuple) else (x,)
-    with _using(given, blocks):
+    with _using(given, blocks), carried(module, InDictionary(given.state)):
         y = torch.func.functional_call(module, buffers, arguments)
     return y, given.state | buffers

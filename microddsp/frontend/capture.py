@@ -17,14 +17,17 @@ from torch import Tensor
 from tvm.relax.frontend.torch import from_exported_program
 
 from microddsp.dsp.block import Block, fixed_designs
+from microddsp.dsp.foreign import settle_samples
 from microddsp.dsp.streaming import reset, streaming
 from microddsp.errors import CompileError, MicroddspError
+from microddsp.frontend.aten import decompositions
 from microddsp.frontend.checks import (
     check_module,
     check_stability,
     sample_rate,
     warn_of_imprecision,
 )
+from microddsp.frontend.complex_pairs import split_complex
 from microddsp.frontend.constant_folding import fold_constants
 from microddsp.frontend.converters import check_supported, checked_converters
 from microddsp.frontend.diagnostics import failure, user_line
@@ -33,6 +36,8 @@ from microddsp.frontend.rewrites import mend
 from microddsp.frontend.state_lifting import State, lift_states, separate_copies
 from microddsp.frontend.structure import Tapped, check_names, structure_of
 from microddsp.frontend.time_axis import stream_axes
+from microddsp.frontend.views import simplify_views
+from microddsp.frontend.zero_factors import keep_zero_factors
 from microddsp.relax_ops.registry import register_all
 from microddsp.signature import OutputStructure, TensorSpec
 
@@ -93,14 +98,18 @@ def capture(
         structure = structure_of(result)
         owned.check()
         owned.restore()
+        settle = _settle(module)
         reset(module)
         with fixed_designs(module):
             program = _export(traced, inputs)
     check_names([*names], structure)
     states = lift_states(program)
     fold_constants(program)
+    split_complex(program)
+    keep_zero_factors(program)
     mend(program)
     fold_constants(program)  # what mending wrote out of constants
+    simplify_views(program)
     check_supported(program)
     check_stability(program)
     warn_of_imprecision(module)
@@ -115,7 +124,7 @@ def capture(
         outputs=_outputs(imported, structure, axes),
         states=tuple(_state(state) for state in states),
         structure=structure,
-        settle_samples=_settle(module),
+        settle_samples=settle,
         sample_rate_hz=sample_rate(module),
     )
 
@@ -187,7 +196,7 @@ def _export(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> torch.export
             warnings.simplefilter("ignore")
             program = torch.export.export(module, inputs, strict=False)
             separate_copies(program)
-            return program.run_decompositions()
+            return program.run_decompositions(decompositions())
     except MicroddspError:
         raise
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
@@ -231,4 +240,5 @@ def _dtype(x: Tensor) -> str:
 
 
 def _settle(module: torch.nn.Module) -> int:
-    return min(sum(b.settle_samples for b in module.modules() if isinstance(b, Block)), 2**31 - 1)
+    blocks = sum(b.settle_samples for b in module.modules() if isinstance(b, Block))
+    return min(blocks + settle_samples(module), 2**31 - 1)

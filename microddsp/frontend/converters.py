@@ -13,6 +13,7 @@ from tvm import relax, te, tirx
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from microddsp.errors import UnsupportedOperatorError
+from microddsp.frontend.aten import KERNELS
 from microddsp.frontend.diagnostics import place
 from microddsp.relax_ops.registry import call
 from microddsp.schedules.graph import static_shape
@@ -37,26 +38,14 @@ _RESULTS = {
 }
 # Imported, but left without a kernel for a device.
 _NO_KERNEL = {
-    "cumsum": "a running sum over a stream is dsp.OnePole or a recursion of your own",
-    "cumprod": "",
-    "sort": "",
-    "argsort": "",
-    "topk": "use max or argmax",
-    "median": "",
     "multinomial": "",
     "bernoulli": "",
     "rand": "random numbers differ on every device",
     "randn": "random numbers differ on every device",
     "rand_like": "random numbers differ on every device",
     "randn_like": "random numbers differ on every device",
-    "scatter": "",
-    "scatter_add": "",
-    "index_put": "write with torch.where or torch.cat",
     "index_put_": "write with torch.where or torch.cat",
     "nonzero": "shapes must not depend on values",
-    "_fft_r2c": "use dsp.RFFT, dsp.STFT or dsp.Spectrogram",
-    "_fft_c2r": "only the forward transform of real frames is compiled",
-    "_fft_c2c": "only the forward transform of real frames is compiled",
     "max_pool1d_with_indices": "",
 }
 _DEVICE_TYPES = {
@@ -105,6 +94,17 @@ def _extreme(reduce: Callable[..., Any]) -> Callable[[fx.Node, Any], Any]:
         )
 
     return convert
+
+
+def _product(node: fx.Node, importer: Any) -> Any:
+    """prod along one axis; torch's type of the result (int64 for integers) is computed in."""
+    x, dim, keep = (*node.args, False)[:3]
+    dtype = str(node.meta["val"].dtype).removeprefix("torch.")
+    emit = importer.block_builder.emit
+    value = importer.env[x]
+    if str(value.ty.dtype) != dtype:
+        value = emit(relax.op.astype(value, dtype))
+    return emit(relax.op.prod(value, axis=dim, keepdims=bool(node.kwargs.get("keepdim", keep))))
 
 
 def _pool(name: str) -> Callable[[fx.Node, Any], Any]:
@@ -177,8 +177,10 @@ CONVERTERS: dict[str, Callable[[fx.Node, Any], Any]] = {
     "permute.default": _permute,
     "amax.default": _extreme(relax.op.max),
     "amin.default": _extreme(relax.op.min),
+    "prod.dim_int": _product,
     "avg_pool2d.default": _pool("plain"),
     "_adaptive_avg_pool2d.default": _pool("adaptive"),
+    **KERNELS,
 }
 
 
@@ -241,6 +243,8 @@ def _problem(node: fx.Node, known: frozenset[str]) -> str:
     value = node.meta.get("val")
     for tensor in value if isinstance(value, tuple | list) else [value]:
         dtype = getattr(tensor, "dtype", None)
+        if isinstance(tensor, torch.Tensor) and tensor.is_complex():
+            return f"{node.name} is complex; give torch.view_as_real(x), or what is made of it"
         if isinstance(tensor, torch.Tensor) and dtype not in _DEVICE_TYPES:
             return f"{node.name} has type {dtype}; use float32 or an integer type"
         if isinstance(tensor, torch.Tensor) and not all(isinstance(d, int) for d in tensor.shape):

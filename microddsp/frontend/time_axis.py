@@ -14,8 +14,9 @@ from microddsp.frontend.state_lifting import State
 
 aten = torch.ops.aten
 _POINTWISE = torch.Tag.pointwise
-# ROWS: frames flattened with the axis after them, as torch does for `Linear`.
-TIME, FRAMES, ROWS, BLOCK = "time", "frames", "rows", "block"
+# ROWS: frames flattened with axes after them, as torch does for `Linear`: the first axis counts
+# frames times something. LIFTED: rows under a first axis of one, as in the padding of `stft`.
+TIME, FRAMES, ROWS, LIFTED, BLOCK = "time", "frames", "rows", "lifted", "block"
 _VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
 
 # Operators of ours that keep no state: alone they make no stream.
@@ -34,7 +35,31 @@ _BY_DIM = {
     aten.index_select.default: 1,
     aten.split_with_sizes.default: 2,
     aten.flip.default: 1,
+    aten.cumsum.default: 1,
+    aten.cumprod.default: 1,
+    aten.cummax.default: 1,
+    aten.cummin.default: 1,
+    aten.logcumsumexp.default: 1,
+    aten.prod.dim_int: 1,
+    aten.var.correction: 1,
 }
+
+# Treat every row alone if they do not work along the first axis.
+_ROWWISE = (
+    aten.index.Tensor,
+    aten.index_select.default,
+    aten.select.int,
+    aten.unsqueeze.default,
+    aten.squeeze.dims,
+    aten.sum.dim_IntList,
+    aten.mean.dim,
+    aten.amax.default,
+    aten.amin.default,
+    aten.constant_pad_nd.default,
+    aten.cat.default,
+    aten.mm.default,
+    aten.addmm.default,
+)
 
 # May name the first axis without mixing along it, as long as its length stays.
 _HARMLESS = (
@@ -99,6 +124,8 @@ def _kind(node: fx.Node, kinds: dict[fx.Node, str], owners: set[str]) -> str | N
     if not sources:
         return None
     found = {kinds[n] for n in sources}
+    if LIFTED in found:
+        return _lifted(node, sources, kinds)
     if ROWS in found:
         return _rows(node, sources, kinds)
     if FRAMES in found:
@@ -121,8 +148,8 @@ def _over_frames(node: fx.Node, kinds: dict[fx.Node, str]) -> str | None:
     name, rank = _name(node), len(_shape(source))  # type: ignore[arg-type]
     if kind in (None, BLOCK):
         return kind
-    if name == "rfft" and kind == FRAMES and rank > 1:
-        return FRAMES
+    if name == "rfft" and kind in (FRAMES, ROWS) and rank > 1:
+        return kind
     if name == "spectrum" and kind == FRAMES and rank == 3:
         return TIME
     if name == "bands" and (kind == TIME or (kind == FRAMES and rank > 2)):
@@ -213,41 +240,76 @@ def _dims(node: fx.Node) -> list[int] | None:
 def _frames(node: fx.Node, sources: Sequence[fx.Node], kinds: dict[fx.Node, str]) -> str:
     source = next(n for n in sources if kinds[n] == FRAMES)
     before, shape = _shape(source), _shape(node)
-    if node.target in _VIEWS and shape[:1] != before[:1]:
-        if len(before) > 2 and shape == (before[0] * before[1], *before[2:]):
-            return ROWS
-        raise _mixes(node, "mixes frames with each other")
+    if node.target in _VIEWS:
+        return _viewed(node, kinds)
     if node.target is aten.permute.default and _order(node)[-1] == 0:
         return TIME
     moved = node.target is aten.permute.default and _order(node)[0] != 0
-    if moved or shape[:1] != before[:1]:
+    if moved or shape[:1] != before[:1] or not _multiplies_rows(node, sources):
         raise _mixes(node, "mixes frames with each other")
     if node.target not in _HARMLESS and _along_first(node, before):
         raise _mixes(node, "mixes frames with each other")
     return FRAMES
 
 
+def _viewed(node: fx.Node, kinds: dict[fx.Node, str]) -> str:
+    """A view keeps frames apart, in their order, as long as its first axis counts whole ones."""
+    shape = _shape(node)
+    counts = {_shape(n)[0] for n, kind in kinds.items() if kind == FRAMES}
+    if len(counts) == 1 and len(shape) > 1:
+        count = next(iter(counts))
+        if shape[0] == count:
+            return FRAMES
+        if shape[0] % count == 0:
+            return ROWS
+        if shape[0] == 1 and shape[1] % count == 0:
+            return LIFTED
+    raise _mixes(node, "mixes frames with each other")
+
+
+def _multiplies_rows(node: fx.Node, sources: Sequence[fx.Node]) -> bool:
+    """A product of matrices whose rows are the stream's and whose columns are not."""
+    position = {aten.mm.default: 0, aten.addmm.default: 1}.get(node.target)  # type: ignore[call-overload]
+    return position is None or (len(sources) == 1 and node.args[position] is sources[0])
+
+
 def _rows(node: fx.Node, sources: Sequence[fx.Node], kinds: dict[fx.Node, str]) -> str:
     """Only what treats each row alone, until the frames are an axis of their own again."""
     source = next(n for n in sources if kinds[n] == ROWS)
-    shape = _shape(node)
+    shape, before = _shape(node), _shape(source)
     if node.target in _VIEWS:
-        frames = {_shape(n)[0] for n, kind in kinds.items() if kind == FRAMES}
-        if len(shape) > 2 and shape[0] in frames and shape[0] * shape[1] == _shape(source)[0]:
-            return FRAMES
-    elif shape[:1] == _shape(source)[:1]:
-        if _POINTWISE in getattr(node.target, "tags", ()) or node.target in _HARMLESS:
+        return _viewed(node, kinds)
+    if shape[:1] == before[:1] and _multiplies_rows(node, sources):
+        if _POINTWISE in getattr(node.target, "tags", ()):
             return ROWS
-        if node.target in (aten.mm.default, aten.addmm.default) and len(sources) == 1:
-            position = 0 if node.target is aten.mm.default else 1
-            if node.args[position] is source:
+        if node.target is aten.permute.default:
+            if _order(node)[0] == 0:
                 return ROWS
+        elif node.target in _HARMLESS:
+            return ROWS
+        elif node.target in _ROWWISE and not _along_first(node, before):
+            return ROWS
+    raise _mixes(node, "mixes frames with each other")
+
+
+def _lifted(node: fx.Node, sources: Sequence[fx.Node], kinds: dict[fx.Node, str]) -> str:
+    source = next(n for n in sources if kinds[n] == LIFTED)
+    shape, before = _shape(node), _shape(source)
+    if node.target in _VIEWS:
+        return _viewed(node, kinds)
+    if shape[:2] == before[:2]:
+        if _POINTWISE in getattr(node.target, "tags", ()):
+            return LIFTED
+        if node.target is aten.constant_pad_nd.default:
+            return LIFTED
+        if node.target is aten.index.Tensor and node.args[1][:2] == [None, None]:  # type: ignore[index]
+            return LIFTED
     raise _mixes(node, "mixes frames with each other")
 
 
 def _along_first(node: fx.Node, shape: tuple[int, ...]) -> bool:
     """Whether an operator that works along axes works along the first."""
-    if node.target is aten.index.Tensor:
+    if node.target in (aten.index.Tensor, aten.index_put.default):
         return node.args[1][0] is not None  # type: ignore[index]
     arguments = getattr(getattr(node.target, "_schema", None), "arguments", ())
     for position, argument in enumerate(arguments):

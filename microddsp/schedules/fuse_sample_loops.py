@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -53,6 +54,12 @@ class FuseSampleLoops:
 
     def transform_module(self, mod: IRModule, _ctx: PassContext) -> IRModule:
         return _rewrite(mod, self.unroll)
+
+
+def _clipped(x: Expr, low: float, high: float) -> Expr:
+    """A NaN is neither below nor above, and stays."""
+    above = x if high == math.inf else select(x > high, high, x)
+    return above if low == -math.inf else select(x < low, low, above)
 
 
 def _rewrite(mod: IRModule, unroll: int | None) -> IRModule:
@@ -225,6 +232,9 @@ def _emit_loop(
             tensors[b.var, 1] = following
         elif kind == "relax.broadcast_to":
             signals[b.var, -1] = signal(call.args[0])
+        elif kind == "relax.clip":
+            x, low, high = call.args
+            signals[b.var, -1] = _clipped(signal(x), float(low), float(high))
         elif len(call.args) == 1:
             signals[b.var, -1] = _UNARY[kind](signal(call.args[0]))
         else:

@@ -28,6 +28,7 @@ ELEMENTWISE = {
     "relax.tanh": 1,
     "relax.square": 1,
     "relax.nn.relu": 1,
+    "relax.clip": 1,
     "relax.add": 2,
     "relax.subtract": 2,
     "relax.multiply": 2,

@@ -127,7 +127,6 @@ LAYERS: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "last sample": lambda: lambda x: x[:, -1:],
     "every other sample": lambda: lambda x: x[:, ::2],
     "backwards": lambda: lambda x: x.flip(-1),
-    "transposed": lambda: lambda x: x.T,
     "flat": lambda: lambda x: x.flatten(),
     "window": lambda: lambda x: x * torch.hann_window(16),
 }
@@ -230,7 +229,7 @@ def test_a_model_name_that_is_no_c_name_is_refused() -> None:
 class Unsupported(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = torch.special.i0(x)
-        z = x.cumsum(-1)
+        z = torch.erfinv(x)
         return y + z
 
 
@@ -238,13 +237,13 @@ def test_unsupported_operators_are_collected_and_named_with_their_lines() -> Non
     error = refusal(Unsupported())
     assert isinstance(error, UnsupportedOperatorError)
     assert f"i0.default is not supported ({line_of(Unsupported, 'i0')})" in error.message
-    assert f"({line_of(Unsupported, 'cumsum')})" in error.message
+    assert f"({line_of(Unsupported, 'erfinv')})" in error.message
     assert "microddsp ops" in error.hint
 
 
 def test_a_type_without_c_is_refused() -> None:
     assert "float64" in refusal(Call(lambda x: x.double() * 2)).message
-    assert "complex64" in refusal(Call(lambda x: torch.fft.rfft(x).abs())).message
+    assert "view_as_real" in refusal(Call(torch.fft.rfft)).message
 
 
 class Overwrites(nn.Module):

@@ -75,6 +75,7 @@ COMPILED: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {
     "integer divided": (Call(lambda x: x / 7), (WHOLE,)),
     "byte times a fraction": (Call(lambda x: x * 0.5), (BYTES,)),
     "selu": (nn.SELU(), (X,)),
+    "running sum of bytes": (Call(lambda x: x.cumsum(-1)), (BYTES,)),
     "mean pool without batch": (nn.AvgPool1d(2), (X,)),
     "greatest along": (Call(lambda x: x.amax(-1)), (X,)),
 }
@@ -89,7 +90,6 @@ REFUSED: dict[str, tuple[nn.Module, tuple[Tensor, ...], str]] = {
         (WHOLE, WHOLE),
         "torch.int32 is not supported",
     ),
-    "running sum of bytes": (Call(lambda x: x.cumsum(-1)), (BYTES,), "cumsum has no kernel"),
     "pool with indices": (
         Call(lambda x: F.max_pool1d(x[None], 2, return_indices=True)[1]),
         (X,),
