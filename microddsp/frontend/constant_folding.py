@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from itertools import count
 from typing import Any
 
@@ -82,6 +81,9 @@ def constants(program: torch.export.ExportedProgram) -> dict[str, Tensor]:
     }
 
 
+_COPYING: dict[Any, Any] = {torch.ops.aten.view.default: torch.ops.aten.reshape.default}
+
+
 def _evaluate(program: torch.export.ExportedProgram) -> dict[int, Any]:
     """Values of all nodes that depend on constants only, by id."""
     given = constants(program)
@@ -97,10 +99,9 @@ def _evaluate(program: torch.export.ExportedProgram) -> dict[int, Any]:
             elif node.op == "call_function":
                 if not all(id(n) in known for n in node.all_input_nodes):
                     continue
-                if not node.all_input_nodes and node.target is not operator.getitem:
-                    # a factory such as full or arange: constant too
-                    pass
-                known[id(node)] = node.target(*value_of(node.args), **value_of(node.kwargs))
+                # our rules rewrite operators without their strides: a view may need a copy
+                target = _COPYING.get(node.target, node.target)
+                known[id(node)] = target(*value_of(node.args), **value_of(node.kwargs))
     return known
 
 

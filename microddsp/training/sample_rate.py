@@ -48,6 +48,7 @@ def lower_rate(pipeline: torch.nn.Sequential, *, guard: float = GUARD) -> torch.
             where=type(pipeline).__name__,
         )
     limit = pipeline[places[0]]
+    assert isinstance(limit, BandLimit) and limit.sample_rate_hz is not None
     cutoff_hz = float(limit.cutoff_hz.detach().max())
     factor = max(1, math.floor(limit.sample_rate_hz / (2 * guard * cutoff_hz)))
     parts: OrderedDict[str, torch.nn.Module] = OrderedDict()
