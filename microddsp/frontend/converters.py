@@ -22,6 +22,7 @@ _RESULTS = {
     "sos": 2,
     "svf": 2,
     "first_order": 2,
+    "recurrence": 2,
     "envelope": 2,
     "event_counter": 3,
     "fir": 2,

@@ -13,6 +13,8 @@ from microddsp.relax_ops.fir import fir
 from microddsp.relax_ops.first_order import first_order
 from microddsp.relax_ops.first_sample import first_sample
 from microddsp.relax_ops.frames import frames
+from microddsp.relax_ops.recurrence import recurrence
+from microddsp.relax_ops.recurrence import to_text as recurrence_text
 from microddsp.relax_ops.resample import resample
 from microddsp.relax_ops.rfft import rfft
 from microddsp.relax_ops.sos import sos
@@ -31,6 +33,8 @@ __all__ = [
     "first_order",
     "first_sample",
     "frames",
+    "recurrence",
+    "recurrence_text",
     "resample",
     "rfft",
     "sos",

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from microddsp.relax_ops.expression import Expr, Step, constant, in_order, leaf, select, unary
+from microddsp.relax_ops.expression import (
+    COMPARISONS,
+    LOGIC,
+    Expr,
+    Step,
+    binary,
+    constant,
+    in_order,
+    leaf,
+    select,
+    unary,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +141,8 @@ class _Needed:
                 wanted |= {id(arg) for arg in expr.args}
             elif expr.op in ("abs", "log", "sin", "cos"):
                 wanted.add(id(expr.args[0]))
+            elif expr.op in ("max", "min", "fmod"):
+                wanted |= {id(arg) for arg in expr.args}
             elif expr.op in ("sqrt", "exp", "tanh"):
                 wanted.add(id(expr))
             elif expr.op == "select":
@@ -138,13 +151,19 @@ class _Needed:
         for expr in order:
             if id(expr) not in wanted:
                 continue
-            # a comparison is not a float: what it compares is stored instead
-            for arg in expr.args if expr.op in ("lt", "gt", "and") else ():
-                saved.get(arg)
+            for value in _compared(expr):
+                saved.get(value)
             self._values[id(expr)] = saved.get(expr)
 
     def __call__(self, expr: Expr) -> Expr:
         return self._values[id(expr)]
+
+
+def _compared(expr: Expr) -> list[Expr]:
+    """A truth is no float to be stored: what it compares is stored instead."""
+    if expr.op in COMPARISONS:
+        return list(expr.args)
+    return [v for arg in expr.args for v in _compared(arg)] if expr.op in LOGIC else []
 
 
 _Gradients = tuple[Expr | None, ...]
@@ -167,6 +186,23 @@ def _quotient(e: Expr, g: Expr, at: _Needed) -> _Gradients:
 def _choice(e: Expr, g: Expr, at: _Needed) -> _Gradients:
     condition = at(e.args[0])
     return None, select(condition, g, 0.0), select(condition, 0.0, g)
+
+
+def _extreme(e: Expr, g: Expr, at: _Needed) -> _Gradients:
+    """Equal ones share, as in torch."""
+    a, b = at(e.args[0]), at(e.args[1])
+    first = binary("gt" if e.op == "max" else "lt", a, b)
+    equal = binary("eq", a, b)
+    half = g * 0.5
+    return select(equal, half, select(first, g, 0.0)), select(equal, half, select(first, 0.0, g))
+
+
+def _modulo(e: Expr, g: Expr, at: _Needed) -> _Gradients:
+    """fmod(a, b) is a - b times a whole number."""
+    a, b = at(e.args[0]), at(e.args[1])
+    quotient = a / b
+    whole = select(quotient < 0.0, -unary("floor", -quotient), unary("floor", quotient))
+    return g, None if b.op == "const" else -(g * whole)
 
 
 _RULES: dict[str, _Rule] = {

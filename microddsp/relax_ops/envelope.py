@@ -51,4 +51,4 @@ def envelope(x: Tensor, coefficients: Tensor, state: Tensor) -> tuple[Tensor, Te
             f"an envelope has coefficients attack, release, got {tuple(coefficients.shape)}",
             where="microddsp.envelope",
         )
-    return apply("envelope", x, coefficients, state)
+    return apply(OPERATOR, x, coefficients, state)

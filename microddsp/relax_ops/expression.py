@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 Number = int | float
-UNARY = ("neg", "abs", "sqrt", "exp", "log", "sin", "cos", "tanh", "to_float")
-BINARY = ("add", "sub", "mul", "div", "lt", "gt", "and")
+UNARY = ("neg", "abs", "sqrt", "exp", "log", "sin", "cos", "tanh", "floor", "to_float", "not")
+COMPARISONS = ("lt", "gt", "le", "ge", "eq", "ne")
+LOGIC = ("and", "or", "not")
+BINARY = ("add", "sub", "mul", "div", "fmod", "max", "min", *COMPARISONS, "and", "or")
 
 
 class Expr:
@@ -81,6 +83,11 @@ def leaf(name: str) -> Expr:
 
 def is_constant(expr: Expr, value: float | None = None) -> bool:
     return expr.op == "const" and (value is None or expr.value == value)
+
+
+def binary(op: str, left: Expr | Number, right: Expr | Number) -> Expr:
+    """Apply one of BINARY."""
+    return _binary(op, left, right)
 
 
 def _as_expr(value: Expr | Number) -> Expr:

@@ -48,4 +48,4 @@ def first_order(x: Tensor, coefficients: Tensor, state: Tensor) -> tuple[Tensor,
             f"a first-order section has coefficients b0 b1 a1, got {tuple(coefficients.shape)}",
             where="microddsp.first_order",
         )
-    return apply("first_order", x, coefficients, state)
+    return apply(OPERATOR, x, coefficients, state)

@@ -16,7 +16,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from microddsp.relax_ops.adjoint import Adjoint, reads_output
-from microddsp.relax_ops.expression import Expr, Step, in_order
+from microddsp.relax_ops.expression import COMPARISONS, LOGIC, Expr, Step, in_order
 
 TILE = 8
 
@@ -95,7 +95,7 @@ class _Kernel:
             args = [values[id(arg)] for arg in expr.args]
             if expr.op == "const":
                 values[id(expr)] = tirx.FloatImm(self.dtype, expr.value)
-            elif expr.op in ("lt", "gt", "and"):
+            elif expr.op in (*COMPARISONS, *LOGIC):
                 values[id(expr)] = _OPERATIONS[expr.op](*args)
             elif expr.op == "neg":
                 values[id(expr)] = T.bind(tirx.Sub(tirx.FloatImm(self.dtype, 0.0), *args))
@@ -106,6 +106,12 @@ class _Kernel:
         return [values[id(root)] for root in roots]
 
 
+def _fmod(a: Any, b: Any) -> Any:
+    """LLVM has no intrinsic of it."""
+    dtype = str(a.ty.dtype)
+    return tirx.call_pure_extern(dtype, "fmodf" if dtype == "float32" else "fmod", a, b)
+
+
 _OPERATIONS: dict[str, Callable[..., Any]] = {
     "add": tirx.Add,
     "sub": tirx.Sub,
@@ -113,7 +119,18 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "div": tirx.Div,
     "lt": tirx.LT,
     "gt": tirx.GT,
+    "le": tirx.LE,
+    "ge": tirx.GE,
+    "eq": tirx.EQ,
+    "ne": tirx.NE,
     "and": tirx.And,
+    "or": tirx.Or,
+    "not": tirx.Not,
+    "fmod": _fmod,
+    # torch's: a NaN on either side is the result
+    "max": lambda a, b: tirx.Select(tirx.Or(tirx.GT(a, b), tirx.NE(a, a)), a, b),
+    "min": lambda a, b: tirx.Select(tirx.Or(tirx.LT(a, b), tirx.NE(a, a)), a, b),
+    "floor": tirx.floor,
     "abs": tirx.abs,
     "sqrt": tirx.sqrt,
     "exp": tirx.exp,

@@ -21,6 +21,7 @@ from typing import Any
 from microddsp.errors import MicroddspError
 from microddsp.relax_ops.adjoint import differentiate
 from microddsp.relax_ops.expression import Step, in_order
+from microddsp.relax_ops.sample_operator import SampleOperator
 
 # What a kernel depends on besides the step itself.
 _SOURCES = (
@@ -167,15 +168,13 @@ def _cpu() -> str:
 
 
 @cache
-def step_kernels(name: str, count: int, lanes: int, dtype: str) -> Any:
+def step_kernels(operator: SampleOperator, count: int, lanes: int, dtype: str) -> Any:
     """`forward`, `taped` and `backward` of a sample-wise operator with `count` parameters."""
-    from microddsp.relax_ops.sample_operator import SAMPLE_OPERATORS
-
-    step = SAMPLE_OPERATORS[name].step(count)
+    step = operator.step(count)
 
     def build() -> Any:
         from microddsp.relax_ops.host_kernel import module
 
         return module(step, differentiate(step), lanes, dtype)
 
-    return load(step_key(name, step, lanes, dtype), build)
+    return load(step_key(operator.name, step, lanes, dtype), build)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PREFIX = "dsp."
 BLOCK_MODULES = (
+    "recurrence",
     "fir",
     "causal_conv1d",
     "decimate",
@@ -108,8 +109,8 @@ def operator(name: str) -> ir.Op:
     return ir.Op.get(PREFIX + _entry(name).name)
 
 
-def call(name: str, *args: relax.Expr | int) -> relax.Call:
-    """A call of `dsp.<name>`; Python integers become integer constants.
+def call(name: str, *args: relax.Expr | int | str) -> relax.Call:
+    """A call of `dsp.<name>`; Python's integers and strings become constants.
 
     Raises:
         CompileError: There is no such operator, or the arguments do not fit it.
@@ -117,7 +118,7 @@ def call(name: str, *args: relax.Expr | int) -> relax.Call:
     from tvm import relax
 
     entry = _entry(name)
-    values = [relax.prim_value(arg) if isinstance(arg, int) else arg for arg in args]
+    values = [_constant(arg) for arg in args]
     if len(values) != len(entry.arguments):
         raise CompileError(
             f"{PREFIX}{entry.name} takes ({', '.join(entry.arguments)}), got {len(values)} values"
@@ -126,6 +127,14 @@ def call(name: str, *args: relax.Expr | int) -> relax.Call:
     if all(value.ty is not None for value in values):
         entry.type_rule(values)
     return relax.Call(operator(entry.name), values)
+
+
+def _constant(value: relax.Expr | int | str) -> relax.Expr:
+    from tvm import ir, relax
+
+    if isinstance(value, str):
+        return ir.StringImm(value)
+    return relax.prim_value(value) if isinstance(value, int) else value
 
 
 def _entry(name: str) -> RelaxOperator:

@@ -55,4 +55,4 @@ def sos(x: Tensor, coefficients: Tensor, state: Tensor) -> tuple[Tensor, Tensor]
             f"sections have five coefficients b0 b1 b2 a1 a2, got {tuple(coefficients.shape)}",
             where="microddsp.sos",
         )
-    return apply("sos", x, coefficients, state)
+    return apply(OPERATOR, x, coefficients, state)

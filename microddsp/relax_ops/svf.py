@@ -64,4 +64,4 @@ def svf(x: Tensor, coefficients: Tensor, state: Tensor) -> tuple[Tensor, Tensor]
             f"sections have six coefficients a1 a2 a3 m0 m1 m2, got {tuple(coefficients.shape)}",
             where="microddsp.svf",
         )
-    return apply("svf", x, coefficients, state)
+    return apply(OPERATOR, x, coefficients, state)

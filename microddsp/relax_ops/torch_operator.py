@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -14,26 +15,34 @@ from torch.autograd import forward_ad
 from microddsp.errors import SignalError
 from microddsp.relax_ops import reference
 from microddsp.relax_ops.adjoint import Adjoint, differentiate, reads_output
+from microddsp.relax_ops.expression import in_order
 from microddsp.relax_ops.kernel_cache import step_kernels
-from microddsp.relax_ops.sample_operator import SAMPLE_OPERATORS, SampleOperator
+from microddsp.relax_ops.sample_operator import SampleOperator
 
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 
 @cache
-def _adjoint(name: str, count: int) -> Adjoint:
-    return differentiate(SAMPLE_OPERATORS[name].step(count))
+def _adjoint(operator: SampleOperator, count: int) -> Adjoint:
+    return differentiate(operator.step(count))
+
+
+@cache
+def _calls_out(operator: SampleOperator, count: int) -> bool:
+    """Whether a step calls what works on single numbers only."""
+    step = operator.step(count)
+    return any(e.op == "fmod" for e in in_order([*step.outputs, *step.next_states]))
 
 
 class _Rows:
     """A call as rows: batch times channels, padded to a multiple of the lanes."""
 
-    def __init__(self, name: str, x: Tensor, parameters: Tensor) -> None:
-        operator = SAMPLE_OPERATORS[name]
+    def __init__(self, operator: SampleOperator, x: Tensor, parameters: Tensor) -> None:
         self.channels, samples = x.shape[-2], x.shape[-1]
         self.count = math.prod(parameters.shape[-operator.parameter_rank :])
         self.rows = x.numel() // samples
-        self.lanes = 1 if self.rows == 1 else 4 if self.rows <= 4 else 8
+        together = 4 if self.rows <= 4 else 8
+        self.lanes = 1 if self.rows == 1 or _calls_out(operator, self.count) else together
         self.shared = parameters.dim() == operator.parameter_rank
         self.parameter_shape = parameters.shape
         flat = parameters.reshape(-1, self.count)
@@ -41,7 +50,7 @@ class _Rows:
         flat = flat.expand(self.rows, -1) if self.shared else flat.repeat(batch, 1)
         self.parameters = self.pad(flat)
         self.x = self.pad(x)
-        self.kernels = step_kernels(name, self.count, self.lanes, _DTYPES[x.dtype])
+        self.kernels = step_kernels(operator, self.count, self.lanes, _DTYPES[x.dtype])
 
     def pad(self, value: Tensor) -> Tensor:
         value = value.reshape(self.rows, -1)
@@ -74,15 +83,15 @@ class _Rows:
 
 
 def _forward(
-    name: str, x: Tensor, parameters: Tensor, state: Tensor, *, taped: bool
+    operator: SampleOperator, x: Tensor, parameters: Tensor, state: Tensor, *, taped: bool
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Output, next state and what the backward pass needs."""
     if not x.numel():
         return x.new_empty(x.shape), state.clone(), []
-    rows = _Rows(name, x, parameters)
+    rows = _Rows(operator, x, parameters)
     y, y_rows = rows.new(x)
     following, following_rows = rows.new(state)
-    adjoint = _adjoint(name, rows.count)
+    adjoint = _adjoint(operator, rows.count)
     tapes = len(adjoint.tape) if taped else 0
     tape = [x.new_empty(tapes, *rows.x.shape)] if tapes else []
     kernel = rows.kernels["taped" if taped else "forward"]
@@ -96,7 +105,7 @@ def _forward(
 
 
 def _backward(
-    name: str,
+    operator: SampleOperator,
     x: Tensor,
     parameters: Tensor,
     saved: list[Tensor],
@@ -105,11 +114,11 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     if not x.numel():
         return x.new_empty(x.shape), torch.zeros_like(parameters), gstate.clone()
-    rows = _Rows(name, x, parameters)
+    rows = _Rows(operator, x, parameters)
     gx, gx_rows = rows.new(x)
     gstart, gstart_rows = rows.new(gstate)
     gp = torch.empty_like(rows.parameters)
-    if reads_output(_adjoint(name, rows.count)):
+    if reads_output(_adjoint(operator, rows.count)):
         saved = [saved[0].view(rows.x.shape), *saved[1:]]
     rows.kernels["backward"](
         rows.x,
@@ -129,10 +138,10 @@ class _Recursion(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, name: str, x: Tensor, parameters: Tensor, state: Tensor
+        ctx: Any, operator: SampleOperator, x: Tensor, parameters: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor]:
-        y, following, saved = _forward(name, x, parameters, state, taped=True)
-        ctx.name = name
+        y, following, saved = _forward(operator, x, parameters, state, taped=True)
+        ctx.operator = operator
         ctx.save_for_backward(x, parameters, state, *saved)
         return y, following
 
@@ -140,12 +149,17 @@ class _Recursion(torch.autograd.Function):
     def backward(ctx: Any, gy: Tensor, gstate: Tensor) -> tuple[Tensor | None, ...]:
         x, parameters, state, *saved = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph: somebody will differentiate this again
-            return (None, *_plain_backward(ctx.name, x, parameters, state, gy, gstate))
-        return (None, *_backward(ctx.name, x, parameters, saved, gy, gstate))
+            return (None, *_plain_backward(ctx.operator, x, parameters, state, gy, gstate))
+        return (None, *_backward(ctx.operator, x, parameters, saved, gy, gstate))
 
 
 def _plain_backward(
-    name: str, x: Tensor, parameters: Tensor, state: Tensor, gy: Tensor, gstate: Tensor
+    operator: SampleOperator,
+    x: Tensor,
+    parameters: Tensor,
+    state: Tensor,
+    gy: Tensor,
+    gstate: Tensor,
 ) -> tuple[Tensor, ...]:
     """Gradients that can be differentiated again, by the plain recursion; slow."""
     # views: what x itself was made of is the business of others
@@ -153,7 +167,7 @@ def _plain_backward(
         v.view_as(v) if v.requires_grad else v.detach().requires_grad_()
         for v in (x, parameters, state)
     ]
-    results = _reference(SAMPLE_OPERATORS[name], *inputs)
+    results = _reference(operator, *inputs)
     return torch.autograd.grad(
         results, inputs, (gy, gstate), create_graph=True, allow_unused=True, materialize_grads=True
     )
@@ -161,52 +175,94 @@ def _plain_backward(
 
 def register(operator: SampleOperator) -> None:
     """Make `torch.ops.microddsp.<name>` and its backward operator."""
-    name = operator.name
 
     def forward(x: Tensor, coefficients: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        if x.device.type != "cpu":
-            return _reference(operator, x, coefficients, state)
-        y, following, _ = _forward(name, x, coefficients, state, taped=False)
-        return y, following
+        return _run(operator, x, coefficients, state)
 
     def backward(
         x: Tensor, coefficients: Tensor, state: Tensor, gy: Tensor, gstate: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if x.device.type != "cpu":
-            with torch.enable_grad():
-                leaves = [v.detach().requires_grad_() for v in (x, coefficients, state)]
-                results = _reference(operator, *leaves)
-            gradients = torch.autograd.grad(
-                results, leaves, (gy, gstate), allow_unused=True, materialize_grads=True
-            )
-            return gradients[0], gradients[1], gradients[2]
-        _, _, saved = _forward(name, x, coefficients, state, taped=True)
-        return _backward(name, x, coefficients, saved, gy, gstate)
+        return _run_backward(operator, x, coefficients, state, gy, gstate)
 
+    _connect(operator.name, forward, backward, lambda: operator)
+
+
+def register_family(name: str, find: Callable[[str], SampleOperator]) -> None:
+    """Make `torch.ops.microddsp.<name>` for operators that a text, its last argument, tells apart."""
+
+    def forward(
+        x: Tensor, coefficients: Tensor, state: Tensor, text: str
+    ) -> tuple[Tensor, Tensor]:
+        return _run(find(text), x, coefficients, state)
+
+    def backward(
+        x: Tensor, coefficients: Tensor, state: Tensor, gy: Tensor, gstate: Tensor, text: str
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return _run_backward(find(text), x, coefficients, state, gy, gstate)
+
+    _connect(name, forward, backward, find)
+
+
+def _run(
+    operator: SampleOperator, x: Tensor, coefficients: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    if x.device.type != "cpu":
+        return _reference(operator, x, coefficients, state)
+    y, following, _ = _forward(operator, x, coefficients, state, taped=False)
+    return y, following
+
+
+def _run_backward(
+    operator: SampleOperator,
+    x: Tensor,
+    coefficients: Tensor,
+    state: Tensor,
+    gy: Tensor,
+    gstate: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    if x.device.type != "cpu":
+        with torch.enable_grad():
+            leaves = [v.detach().requires_grad_() for v in (x, coefficients, state)]
+            results = _reference(operator, *leaves)
+        gradients = torch.autograd.grad(
+            results, leaves, (gy, gstate), allow_unused=True, materialize_grads=True
+        )
+        return gradients[0], gradients[1], gradients[2]
+    _, _, saved = _forward(operator, x, coefficients, state, taped=True)
+    return _backward(operator, x, coefficients, saved, gy, gstate)
+
+
+def _connect(
+    name: str,
+    forward: Callable[..., Any],
+    backward: Callable[..., Any],
+    find: Callable[..., SampleOperator],
+) -> None:
+    """Both as operators of torch, with shapes and derivatives; what follows the state is text."""
     one = torch.library.custom_op(f"microddsp::{name}", forward, mutates_args=())
     two = torch.library.custom_op(f"microddsp::{name}_backward", backward, mutates_args=())
     one.register_fake(
-        lambda x, coefficients, state: (
-            x.new_empty(x.shape),
-            state.new_empty(state.shape),
-        )
+        lambda x, coefficients, state, *_: (x.new_empty(x.shape), state.new_empty(state.shape))
     )
     two.register_fake(
-        lambda x, coefficients, state, gy, gstate: (
+        lambda x, coefficients, state, *_: (
             x.new_empty(x.shape),
             coefficients.new_empty(coefficients.shape),
             state.new_empty(state.shape),
         )
     )
 
-    def setup(ctx: Any, inputs: tuple[Tensor, ...], output: Any) -> None:
-        ctx.save_for_backward(*inputs)
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*inputs[:3])
+        ctx.text = inputs[3:]
 
     def differentiate_op(ctx: Any, gy: Tensor, gstate: Tensor) -> Any:
-        if torch.is_grad_enabled() and not traced(*ctx.saved_tensors):
-            x, coefficients, state = ctx.saved_tensors
-            return _plain_backward(name, x, coefficients, state, gy, gstate)
-        return two(*ctx.saved_tensors, gy, gstate)
+        x, coefficients, state = ctx.saved_tensors
+        if torch.is_grad_enabled() and not traced(x, coefficients, state):
+            gradients = _plain_backward(find(*ctx.text), x, coefficients, state, gy, gstate)
+        else:
+            gradients = two(x, coefficients, state, gy, gstate, *ctx.text)
+        return (*gradients, *(None for _ in ctx.text))
 
     one.register_autograd(differentiate_op, setup_context=setup)
 
@@ -221,21 +277,24 @@ def _reference(
     return y, following.reshape(state.shape)
 
 
-def apply(name: str, x: Tensor, coefficients: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+def apply(
+    operator: SampleOperator, x: Tensor, coefficients: Tensor, state: Tensor, *text: str
+) -> tuple[Tensor, Tensor]:
     """Run a sample-wise operator: differentiable in signal, parameters and initial state.
+
+    `text` is what tells operators of a family apart.
 
     Raises:
         SignalError: Shapes or types that do not fit together.
     """
-    operator = SAMPLE_OPERATORS[name]
     check(operator, x, coefficients, state)
     if traced(x, coefficients, state):
-        return getattr(torch.ops.microddsp, name)(x, coefficients, state)
+        return getattr(torch.ops.microddsp, operator.name)(x, coefficients, state, *text)
     if x.device.type != "cpu" or transformed():
         return _reference(operator, x, coefficients, state)
     if torch.is_grad_enabled() and any(v.requires_grad for v in (x, coefficients, state)):
-        return _Recursion.apply(name, x, coefficients, state)
-    y, following, _ = _forward(name, x, coefficients, state, taped=False)
+        return _Recursion.apply(operator, x, coefficients, state)
+    y, following, _ = _forward(operator, x, coefficients, state, taped=False)
     return y, following
 
 

@@ -11,6 +11,7 @@ from tvm import relax
 from tvm.ir import IRModule
 from tvm.ir.transform import PassContext
 
+from microddsp.relax_ops.recurrence import operator as recurrence_of
 from microddsp.relax_ops.expression import Expr, select, unary
 from microddsp.relax_ops.sample_operator import SAMPLE_OPERATORS
 from microddsp.schedules.filter_form import split_gain
@@ -221,8 +222,12 @@ def _emit_loop(
             signals[b.var, 1] = event
             tensors[b.var, 2] = following
         elif kind in SAMPLE_CALLS:
-            operator = SAMPLE_OPERATORS[kind.removeprefix("dsp.")]
-            x, coefficients, state = call.args
+            x, coefficients, state, *text = call.args
+            operator = (
+                recurrence_of(str(text[0].value))
+                if text
+                else SAMPLE_OPERATORS[kind.removeprefix("dsp.")]
+            )
             params = parameters(coefficients, operator.parameter_rank)
             step = operator.step(len(params))
             if kind == "dsp.sos":

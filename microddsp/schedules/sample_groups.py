@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from tvm import relax
 
+from microddsp.relax_ops.recurrence import NAME as RECURRENCE
 from microddsp.relax_ops.sample_operator import SAMPLE_OPERATORS
 from microddsp.schedules.graph import operands, operator_name, static_shape
 
@@ -38,7 +39,7 @@ ELEMENTWISE = {
 SAMPLE_CALLS = {
     "dsp.event_counter",
     "dsp.decode_input",
-    *(f"dsp.{name}" for name in SAMPLE_OPERATORS),
+    *(f"dsp.{name}" for name in (*SAMPLE_OPERATORS, RECURRENCE)),
 }
 
 

@@ -33,6 +33,8 @@ _UNARY: dict[str, Callable[[Value], Value]] = {
     "sin": _extern("sinf"),
     "cos": _extern("cosf"),
     "tanh": _extern("tanhf"),
+    "floor": _extern("floorf"),
+    "not": tirx.Not,
     "to_float": lambda a: tirx.Cast("float32", a),
 }
 
@@ -44,7 +46,15 @@ _BINARY: dict[str, Callable[[Value, Value], Value]] = {
     "div": tirx.Div,
     "lt": tirx.LT,
     "gt": tirx.GT,
+    "le": tirx.LE,
+    "ge": tirx.GE,
+    "eq": tirx.EQ,
+    "ne": tirx.NE,
     "and": tirx.And,
+    "or": tirx.Or,
+    "fmod": _extern("fmodf"),
+    "max": _extern("microddsp_max"),
+    "min": _extern("microddsp_min"),
 }
 
 

@@ -1,0 +1,259 @@
+"""Any recursion over samples, written as a Python function."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from microddsp import relax_ops
+from microddsp.dsp.block import Block, State, positive, show
+from microddsp.errors import ParameterError, SignalError
+from microddsp.relax_ops.scan import scan
+from microddsp.relax_ops.scalar_step import scalar_step
+from microddsp.relax_ops.step_graph import StepGraph, trace
+
+Step = Callable[..., Any]
+Start = float | Tensor | Mapping[str, float | Tensor]
+PACKED = "values"
+
+
+class _Traced:
+    """Graphs by shape: no state of the module, and not part of its copies."""
+
+    def __init__(self) -> None:
+        self.graphs: dict[Any, StepGraph] = {}
+
+    def __reduce__(self) -> tuple[type[_Traced], tuple[()]]:
+        return _Traced, ()
+
+
+class Recurrence(Block):
+    """y[n], state[n] = step(x[n], state[n-1]): feedback of any kind, as a Python function.
+
+    The step gets one sample `x` of shape (channels,) and the state before it, and returns the
+    output, (channels out,), and the state after it; a step that returns one tensor gives it as
+    both. It is ordinary torch, but may not choose by values: `torch.where`, not `if`. It is traced
+    once per shape: numbers that it reads from outside are then fixed.
+
+        # leaky integrator with a learned leak
+        dsp.Recurrence(lambda x, y, leak: x + leak * y, parameters={"leak": 0.9})
+
+    What depends on parameters only is computed once per block, not once per sample. A formula of
+    a few numbers runs in training as a compiled kernel with a compiled adjoint, and on the device
+    in one loop with its neighbours, the state in registers; anything else (matrices, delay lines)
+    runs in torch sample by sample, and on the device as a loop over its tensors.
+
+    Args:
+        step: `step(x, state, **parameters)`, or a torch.nn.Module called as `step(x, state)`.
+        state: Where the state starts: a number (one per channel), a tensor of any shape, or a
+            dictionary of both, which the step then gets and returns. A torch.nn.Parameter learns.
+        parameters: Learned numbers or tensors by name, given to the step by name.
+        settle_s: Seconds until the start is forgotten; only told to who feeds the model.
+        sample_rate_hz: Samples per second; needed for `settle_s` only.
+
+    Raises:
+        ParameterError: A step that chooses by values, gives a state of another shape or type, or
+            uses parameters that are not its arguments.
+
+    Source: the operator ~ of Faust, Y. Orlarey et al., "Syntactical and semantical aspects of
+    Faust", Soft Computing 8 (2004); torch.scan.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        state: Start = 0.0,
+        *,
+        parameters: Mapping[str, float | Tensor] | None = None,
+        settle_s: float = 0.0,
+        sample_rate_hz: float | None = None,
+    ) -> None:
+        super().__init__()
+        if not callable(step):
+            raise ParameterError(f"step must be a function, got {step!r}", where="Recurrence")
+        if settle_s < 0:
+            raise ParameterError(f"settle_s must not be negative: {settle_s}", where="Recurrence")
+        if sample_rate_hz is not None:
+            positive("sample_rate_hz", sample_rate_hz, "Recurrence")
+        elif settle_s:
+            raise ParameterError("settle_s needs sample_rate_hz", where="Recurrence")
+        self.step = step
+        self.sample_rate_hz = None if sample_rate_hz is None else float(sample_rate_hz)
+        self.settle_s = float(settle_s)
+        self.parameter_names = tuple(parameters or {})
+        for name, value in (parameters or {}).items():
+            if not name.isidentifier() or hasattr(self, name):
+                raise ParameterError(f"{name!r} cannot name a parameter", where="Recurrence")
+            self.register_parameter(name, torch.nn.Parameter(_tensor(name, value)))
+        self.named = isinstance(state, Mapping)
+        starts = dict(state) if isinstance(state, Mapping) else {"state": state}
+        if not starts:
+            raise ParameterError("a recurrence needs a state", where="Recurrence")
+        self.keys = tuple(starts)
+        for key, value in starts.items():
+            self._hold(key, value)
+        self._traced = _Traced()
+
+    def _hold(self, key: str, value: float | Tensor) -> None:
+        if not key.isidentifier() or hasattr(self, f"start_{key}"):
+            raise ParameterError(f"{key!r} cannot name a state", where="Recurrence")
+        tensor = value if isinstance(value, torch.nn.Parameter) else _tensor(key, value)
+        if isinstance(tensor, torch.nn.Parameter):
+            self.register_parameter(f"start_{key}", tensor)
+        else:
+            self.register_buffer(f"start_{key}", tensor, persistent=False)
+
+    def _start(self, key: str, x: Tensor) -> Tensor:
+        """Of one signal shaped like `x`, without batch."""
+        value: Tensor = getattr(self, f"start_{key}")
+        if value.is_floating_point():
+            value = value.to(x)
+        return value.expand(x.shape[-2]) if value.dim() == 0 else value
+
+    def _arguments(self) -> tuple[list[str], list[Tensor]]:
+        """Names and values of all that the step is called with besides sample and state."""
+        own = [(name, self.get_parameter(name)) for name in self.parameter_names]
+        if isinstance(self.step, torch.nn.Module):
+            own += [(f"step.{name}", p) for name, p in self.step.named_parameters()]
+            own += [(f"step.{name}", b) for name, b in self.step.named_buffers()]
+        return [name for name, _ in own], [value for _, value in own]
+
+    def _graph(self, x: Tensor) -> StepGraph:
+        names, values = self._arguments()
+        key = (x.shape[-2], x.dtype, *(v.shape for v in values))
+        if key in self._traced.graphs:
+            return self._traced.graphs[key]
+        states = [self._start(name, x).detach() for name in self.keys]
+        sample = x.new_zeros(x.shape[-2])
+        inner = [name.removeprefix("step.") for name in names]
+
+        def flat(
+            sample: Tensor, before: Sequence[Tensor], given: Sequence[Tensor]
+        ) -> tuple[Tensor, list[Tensor]]:
+            state: Any = dict(zip(self.keys, before, strict=True)) if self.named else before[0]
+            keyword = {
+                n: v for n, v in zip(names, given, strict=True) if n in self.parameter_names
+            }
+            if isinstance(self.step, torch.nn.Module):
+                rest = {
+                    n: v
+                    for n, whole, v in zip(inner, names, given, strict=True)
+                    if whole not in self.parameter_names
+                }
+                result = torch.func.functional_call(self.step, rest, (sample, state), keyword)
+            else:
+                result = self.step(sample, state, **keyword)
+            return self._results(result, before)
+
+        values = [v.to(x) if v.is_floating_point() else v for v in values]
+        self._traced.graphs[key] = trace(flat, sample, states, values)
+        return self._traced.graphs[key]
+
+    def _results(self, result: Any, before: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """What a step returned as output and states, checked."""
+        y, after = result if isinstance(result, tuple) and len(result) == 2 else (result, result)
+        if self.named:
+            if not isinstance(after, Mapping) or set(after) != set(self.keys):
+                raise ParameterError(
+                    f"the step must return (output, states) with the states {list(self.keys)}",
+                    where=self._where(),
+                )
+            following = [after[key] for key in self.keys]
+        else:
+            following = [after]
+        for key, old, new in zip(self.keys, before, following, strict=True):
+            if not isinstance(new, Tensor):
+                new = torch.as_tensor(new, dtype=old.dtype)
+            if new.shape != old.shape or new.dtype != old.dtype:
+                raise ParameterError(
+                    f"state {key!r} goes in as {old.dtype} of shape {tuple(old.shape)} and comes "
+                    f"out as {new.dtype} of shape {tuple(new.shape)}",
+                    where=self._where(),
+                )
+        if not isinstance(y, Tensor) or y.dim() != 1:
+            found = f"shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+            raise ParameterError(
+                f"the output of a step is one sample (channels,), not {found}",
+                where=self._where(),
+            )
+        return y, following
+
+    def _where(self) -> str:
+        """The user's step."""
+        target = self.step.forward if isinstance(self.step, torch.nn.Module) else self.step
+        code = getattr(inspect.unwrap(target), "__code__", None)
+        return f"{code.co_filename}:{code.co_firstlineno}" if code else "Recurrence"
+
+    def _program(self, x: Tensor) -> str | None:
+        """The step as a formula, or None."""
+        step = scalar_step(self._graph(x).body, len(self.keys), x.shape[-2])
+        return None if step is None else relax_ops.recurrence_text(step)
+
+    def initial_state(self, x: Tensor) -> State:
+        starts = {key: self._start(key, x) for key in self.keys}
+        if self._program(x) is None:
+            return {
+                key: value.expand(*x.shape[:-2], *value.shape) for key, value in starts.items()
+            }
+        rows = [v[:, None] if x.shape[-2] > 1 else v.reshape(1, -1) for v in starts.values()]
+        packed = torch.cat(rows, -1)
+        return {PACKED: packed.expand(*x.shape[:-2], *packed.shape)}
+
+    def process(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        graph, text = self._graph(x), self._program(x)
+        values = [v.to(x) if v.is_floating_point() else v for v in self._arguments()[1]]
+        coefficients = graph.prelude(*values)
+        if text is None:
+            y, following = scan(
+                graph.body, x, [state[key] for key in self.keys], list(coefficients)
+            )
+            return y, dict(zip(self.keys, following, strict=True))
+        y, packed = relax_ops.recurrence(
+            x, _packed(coefficients, x), state[PACKED].contiguous(), text
+        )
+        return y, {PACKED: packed}
+
+    @property
+    def settle_samples(self) -> int:
+        return round(self.settle_s * (self.sample_rate_hz or 0.0))
+
+    def start_of(self, key: str) -> float | Tensor:
+        if key != PACKED:
+            value: Tensor = getattr(self, f"start_{key}")
+            return value.detach()
+        return self.initial_state(self.get_buffer(f"state_{PACKED}")[..., :1])[PACKED].detach()
+    def extra_repr(self) -> str:
+        target = type(self.step) if isinstance(self.step, torch.nn.Module) else self.step
+        shown = [getattr(target, "__name__", type(target).__name__)]
+        shown += [f"{name}={show(self.get_parameter(name))}" for name in self.parameter_names]
+        return ", ".join(shown)
+
+
+def _packed(coefficients: Sequence[Tensor], x: Tensor) -> Tensor:
+    """The coefficients of a formula: (count,), or (channels, count) if channels have their own."""
+    if not coefficients:
+        return x.new_zeros(1)
+    channels = x.shape[-2]
+    if channels == 1:
+        return torch.cat([c.reshape(-1) for c in coefficients])
+    if all(c.dim() == 0 for c in coefficients):
+        return torch.stack(list(coefficients))
+    return torch.stack([c.expand(channels) for c in coefficients], -1)
+
+
+def _tensor(name: str, value: float | Tensor) -> Tensor:
+    try:
+        tensor = torch.as_tensor(value).detach().clone()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ParameterError(
+            f"{name} must be a number or a tensor, got {value!r}", where="Recurrence"
+        ) from error
+    if tensor.is_floating_point() or isinstance(value, int):
+        tensor = tensor.to(torch.float32)
+        if not bool(torch.isfinite(tensor).all()):
+            raise ParameterError(f"{name} is not finite", where="Recurrence")
+    return tensor
