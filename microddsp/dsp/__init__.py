@@ -22,6 +22,7 @@ from microddsp.dsp.mel import MFCC, LogMel, MelSpectrogram
 from microddsp.dsp.mix import Mix
 from microddsp.dsp.offset import Offset
 from microddsp.dsp.pcen import PCEN
+from microddsp.dsp.recurrence import Recurrence
 from microddsp.dsp.resample import Resample, decimate_then_filter
 from microddsp.dsp.rms import RMS
 from microddsp.dsp.select import Select
@@ -68,6 +69,7 @@ __all__ = [
     "Offset",
     "OnePole",
     "PowerSpectrum",
+    "Recurrence",
     "Resample",
     "Select",
     "SincFilterbank",

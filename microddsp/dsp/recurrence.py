@@ -11,9 +11,9 @@ from torch import Tensor
 
 from microddsp import relax_ops
 from microddsp.dsp.block import Block, State, positive, show
-from microddsp.errors import ParameterError, SignalError
-from microddsp.relax_ops.scan import scan
+from microddsp.errors import ParameterError
 from microddsp.relax_ops.scalar_step import scalar_step
+from microddsp.relax_ops.scan import scan
 from microddsp.relax_ops.step_graph import StepGraph, trace
 
 Step = Callable[..., Any]
@@ -94,29 +94,33 @@ class Recurrence(Block):
         if not starts:
             raise ParameterError("a recurrence needs a state", where="Recurrence")
         self.keys = tuple(starts)
+        self._starts: dict[str, Tensor] = {}
         for key, value in starts.items():
             self._hold(key, value)
         self._traced = _Traced()
 
     def _hold(self, key: str, value: float | Tensor) -> None:
-        if not key.isidentifier() or hasattr(self, f"start_{key}"):
+        if not key.isidentifier() or key == PACKED:
             raise ParameterError(f"{key!r} cannot name a state", where="Recurrence")
         tensor = value if isinstance(value, torch.nn.Parameter) else _tensor(key, value)
         if isinstance(tensor, torch.nn.Parameter):
             self.register_parameter(f"start_{key}", tensor)
         else:
-            self.register_buffer(f"start_{key}", tensor, persistent=False)
+            self._starts[key] = tensor
+
+    def _given_start(self, key: str) -> Tensor:
+        return self._starts[key] if key in self._starts else getattr(self, f"start_{key}")
 
     def _start(self, key: str, x: Tensor) -> Tensor:
         """Of one signal shaped like `x`, without batch."""
-        value: Tensor = getattr(self, f"start_{key}")
+        value = self._given_start(key)
         if value.is_floating_point():
             value = value.to(x)
         return value.expand(x.shape[-2]) if value.dim() == 0 else value
 
     def _arguments(self) -> tuple[list[str], list[Tensor]]:
         """Names and values of all that the step is called with besides sample and state."""
-        own = [(name, self.get_parameter(name)) for name in self.parameter_names]
+        own = [(name, getattr(self, name)) for name in self.parameter_names]
         if isinstance(self.step, torch.nn.Module):
             own += [(f"step.{name}", p) for name, p in self.step.named_parameters()]
             own += [(f"step.{name}", b) for name, b in self.step.named_buffers()]
@@ -135,9 +139,7 @@ class Recurrence(Block):
             sample: Tensor, before: Sequence[Tensor], given: Sequence[Tensor]
         ) -> tuple[Tensor, list[Tensor]]:
             state: Any = dict(zip(self.keys, before, strict=True)) if self.named else before[0]
-            keyword = {
-                n: v for n, v in zip(names, given, strict=True) if n in self.parameter_names
-            }
+            keyword = {n: v for n, v in zip(names, given, strict=True) if n in self.parameter_names}
             if isinstance(self.step, torch.nn.Module):
                 rest = {
                     n: v
@@ -196,9 +198,7 @@ class Recurrence(Block):
     def initial_state(self, x: Tensor) -> State:
         starts = {key: self._start(key, x) for key in self.keys}
         if self._program(x) is None:
-            return {
-                key: value.expand(*x.shape[:-2], *value.shape) for key, value in starts.items()
-            }
+            return {key: value.expand(*x.shape[:-2], *value.shape) for key, value in starts.items()}
         rows = [v[:, None] if x.shape[-2] > 1 else v.reshape(1, -1) for v in starts.values()]
         packed = torch.cat(rows, -1)
         return {PACKED: packed.expand(*x.shape[:-2], *packed.shape)}
@@ -223,13 +223,13 @@ class Recurrence(Block):
 
     def start_of(self, key: str) -> float | Tensor:
         if key != PACKED:
-            value: Tensor = getattr(self, f"start_{key}")
-            return value.detach()
+            return self._given_start(key).detach()
         return self.initial_state(self.get_buffer(f"state_{PACKED}")[..., :1])[PACKED].detach()
+
     def extra_repr(self) -> str:
         target = type(self.step) if isinstance(self.step, torch.nn.Module) else self.step
         shown = [getattr(target, "__name__", type(target).__name__)]
-        shown += [f"{name}={show(self.get_parameter(name))}" for name in self.parameter_names]
+        shown += [f"{name}={show(getattr(self, name))}" for name in self.parameter_names]
         return ", ".join(shown)
 
 

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 import tvm
 from torch import Tensor
-from tvm.relax.frontend.torch import from_exported_program
 
 from microddsp.dsp.block import Block, fixed_designs
 from microddsp.dsp.foreign import settle_samples
@@ -27,31 +26,15 @@ from microddsp.frontend.checks import (
     sample_rate,
     warn_of_imprecision,
 )
-from microddsp.frontend.complex_pairs import split_complex
-from microddsp.frontend.constant_folding import fold_constants
-from microddsp.frontend.converters import check_supported, checked_converters
 from microddsp.frontend.diagnostics import failure, user_line
+from microddsp.frontend.importing import prepare, to_relax
 from microddsp.frontend.owned import Owned
-from microddsp.frontend.rewrites import mend
+from microddsp.frontend.scans import keep_samples_last
 from microddsp.frontend.state_lifting import State, lift_states, separate_copies
 from microddsp.frontend.structure import Tapped, check_names, structure_of
 from microddsp.frontend.time_axis import stream_axes
-from microddsp.frontend.views import simplify_views
-from microddsp.frontend.zero_factors import keep_zero_factors
 from microddsp.relax_ops.registry import register_all
 from microddsp.signature import OutputStructure, TensorSpec
-
-# What TVM's importer raises for operators or arguments that it does not take.
-_IMPORT_ERRORS = (
-    RuntimeError,
-    TypeError,
-    ValueError,
-    AssertionError,
-    KeyError,
-    AttributeError,
-    IndexError,
-    ArithmeticError,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +87,12 @@ def capture(
             program = _export(traced, inputs)
     check_names([*names], structure)
     states = lift_states(program)
-    fold_constants(program)
-    split_complex(program)
-    keep_zero_factors(program)
-    mend(program)
-    fold_constants(program)  # what mending wrote out of constants
-    simplify_views(program)
-    check_supported(program)
+    prepare(program)
     check_stability(program)
     warn_of_imprecision(module)
     axes = stream_axes(program, states)
-    imported = _import(program)
+    keep_samples_last(program)
+    imported = to_relax(program)
     return Capture(
         module=imported,
         inputs=tuple(
@@ -206,18 +184,6 @@ def _export(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> torch.export
             where=user_line(str(error)),
             hint="control flow must not depend on the values of tensors",
         ) from error
-
-
-def _import(program: torch.export.ExportedProgram) -> tvm.IRModule:
-    try:
-        return from_exported_program(
-            program, custom_convert_map=checked_converters(), run_ep_decomposition=False
-        )
-    except MicroddspError:
-        raise
-    except _IMPORT_ERRORS as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        raise CompileError(f"the module cannot be imported: {first}") from error
 
 
 def _outputs(

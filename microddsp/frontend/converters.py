@@ -15,6 +15,7 @@ from tvm.relax.frontend.torch.exported_program_translator import ExportedProgram
 from microddsp.errors import UnsupportedOperatorError
 from microddsp.frontend.aten import KERNELS
 from microddsp.frontend.diagnostics import place
+from microddsp.frontend.scans import convert_scan
 from microddsp.relax_ops.registry import call
 from microddsp.schedules.graph import static_shape
 
@@ -181,6 +182,7 @@ CONVERTERS: dict[str, Callable[[fx.Node, Any], Any]] = {
     "prod.dim_int": _product,
     "avg_pool2d.default": _pool("plain"),
     "_adaptive_avg_pool2d.default": _pool("adaptive"),
+    "scan": convert_scan,
     **KERNELS,
 }
 

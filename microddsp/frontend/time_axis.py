@@ -13,6 +13,7 @@ from microddsp.frontend.diagnostics import place
 from microddsp.frontend.state_lifting import State
 
 aten = torch.ops.aten
+SCAN = torch.ops.higher_order.scan
 _POINTWISE = torch.Tag.pointwise
 # ROWS: frames flattened with axes after them, as torch does for `Linear`: the first axis counts
 # frames times something. LIFTED: rows under a first axis of one, as in the padding of `stft`.
@@ -92,7 +93,10 @@ def stream_axes(program: torch.export.ExportedProgram, states: Sequence[State]) 
             if node.name in user_inputs and node.meta["val"].dim() >= 2:
                 kinds[node] = TIME
         elif node.op == "call_function":
-            kind = _kind(node, kinds, owners)
+            if node.target is SCAN:
+                kind = _scanned(node, kinds, placeholders)
+            else:
+                kind = _kind(node, kinds, owners)
             if kind:
                 kinds[node] = kind
     return [_axis(kinds.get(node)) for node in outputs]
@@ -114,6 +118,9 @@ def _kind(node: fx.Node, kinds: dict[fx.Node, str], owners: set[str]) -> str | N
     sources = [n for n in node.all_input_nodes if n in kinds]
     if node.target is operator.getitem:
         source = node.args[0]
+        if isinstance(source, fx.Node) and source.target is SCAN:
+            carried = len(source.args[1])  # type: ignore[arg-type]
+            return kinds.get(source) if int(node.args[1]) >= carried else None  # type: ignore[arg-type]
         if isinstance(source, fx.Node) and _ours(source):
             return _our_kind(source, int(node.args[1]))  # type: ignore[arg-type]
         return kinds.get(source) if isinstance(source, fx.Node) else None
@@ -135,6 +142,24 @@ def _kind(node: fx.Node, kinds: dict[fx.Node, str], owners: set[str]) -> str | N
     if TIME in found:
         return _time(node, sources, kinds)
     return BLOCK
+
+
+def _scanned(node: fx.Node, kinds: dict[fx.Node, str], states: set[str]) -> str | None:
+    """Torch's scan along a stream continues it if what it carries starts from a state."""
+    _, carried, scanned, *_ = node.args
+    found = {kinds.get(n) for n in scanned}  # type: ignore[union-attr, arg-type]
+    if found <= {None, BLOCK}:
+        return BLOCK if BLOCK in found else None
+    if found != {FRAMES} or not all(_from_state(n, states) for n in carried):  # type: ignore[union-attr, arg-type]
+        raise _mixes(node, "starts anew in every block")
+    return FRAMES
+
+
+def _from_state(node: fx.Node, states: set[str]) -> bool:
+    """Whether a value is that of a state, perhaps in another shape."""
+    while node.op == "call_function" and len(node.all_input_nodes) == 1:
+        node = node.all_input_nodes[0]
+    return node.name in states
 
 
 def _name(node: fx.Node) -> str:

@@ -212,6 +212,9 @@ _RULES: dict[str, _Rule] = {
     "mul": _product,
     "div": _quotient,
     "select": _choice,
+    "max": _extreme,
+    "min": _extreme,
+    "fmod": _modulo,
     # the derivative of |x| at zero is zero
     "abs": lambda e, g, at: (select(at(e.args[0]) > 0.0, g, select(at(e.args[0]) < 0.0, -g, 0.0)),),
     "sqrt": lambda e, g, at: (g / (at(e) * 2.0),),

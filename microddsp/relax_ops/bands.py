@@ -19,6 +19,7 @@ from microddsp.relax_ops.registry import (
     shape_of,
     signal_type,
 )
+from microddsp.relax_ops.torch_operator import call
 
 if TYPE_CHECKING:
     from tvm import relax, tirx
@@ -38,7 +39,7 @@ def bands(x: Tensor, weights: Tensor) -> Tensor:
         ParameterError: The weights are no (bands, bins), or of another number of bins.
     """
     _check(x, weights)
-    y: Tensor = _bands(x, weights)
+    y: Tensor = call(_bands, x, weights)
     return y
 
 

@@ -100,7 +100,8 @@ class _Kernel:
             elif expr.op == "neg":
                 values[id(expr)] = T.bind(tirx.Sub(tirx.FloatImm(self.dtype, 0.0), *args))
             elif expr.op == "to_float":
-                values[id(expr)] = T.bind(tirx.Cast(self.dtype, *args))
+                one, zero = (tirx.FloatImm(self.dtype, v) for v in (1.0, 0.0))
+                values[id(expr)] = T.bind(tirx.Select(*args, one, zero))
             else:
                 values[id(expr)] = T.bind(_OPERATIONS[expr.op](*args))
         return [values[id(root)] for root in roots]
@@ -121,15 +122,16 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "gt": tirx.GT,
     "le": tirx.LE,
     "ge": tirx.GE,
-    "eq": tirx.EQ,
-    "ne": tirx.NE,
+    # TVM takes a value for equal to itself, and fails at vectors of equalities
+    "eq": lambda a, b: tirx.And(tirx.LE(a, b), tirx.GE(a, b)),
+    "ne": lambda a, b: tirx.Not(tirx.And(tirx.LE(a, b), tirx.GE(a, b))),
     "and": tirx.And,
     "or": tirx.Or,
     "not": tirx.Not,
     "fmod": _fmod,
     # torch's: a NaN on either side is the result
-    "max": lambda a, b: tirx.Select(tirx.Or(tirx.GT(a, b), tirx.NE(a, a)), a, b),
-    "min": lambda a, b: tirx.Select(tirx.Or(tirx.LT(a, b), tirx.NE(a, a)), a, b),
+    "max": lambda a, b: tirx.Select(tirx.GT(a, b), a, tirx.Select(tirx.LE(a, b), b, a + b)),
+    "min": lambda a, b: tirx.Select(tirx.LT(a, b), a, tirx.Select(tirx.GE(a, b), b, a + b)),
     "floor": tirx.floor,
     "abs": tirx.abs,
     "sqrt": tirx.sqrt,

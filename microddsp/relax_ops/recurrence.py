@@ -26,7 +26,8 @@ from microddsp.relax_ops.registry import (
     signal_type,
 )
 from microddsp.relax_ops.sample_operator import SampleOperator
-from microddsp.relax_ops.torch_operator import apply, register_family
+from microddsp.relax_ops.torch_library import register_family
+from microddsp.relax_ops.torch_operator import apply
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -98,9 +99,7 @@ def operator(text: str) -> SampleOperator:
 register_family(NAME, operator)
 
 
-def recurrence(
-    x: Tensor, parameters: Tensor, state: Tensor, text: str
-) -> tuple[Tensor, Tensor]:
+def recurrence(x: Tensor, parameters: Tensor, state: Tensor, text: str) -> tuple[Tensor, Tensor]:
     """Run a recursion over the samples of every channel.
 
     Args:

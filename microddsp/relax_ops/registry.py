@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 PREFIX = "dsp."
 BLOCK_MODULES = (
-    "recurrence",
     "fir",
     "causal_conv1d",
     "decimate",
@@ -67,7 +66,7 @@ def define(entry: RelaxOperator) -> RelaxOperator:
 
 def operators() -> tuple[RelaxOperator, ...]:
     """Every operator, sorted by name."""
-    for module in BLOCK_MODULES:
+    for module in (*BLOCK_MODULES, "recurrence"):
         importlib.import_module(f"microddsp.relax_ops.{module}")
     return tuple(_OPERATORS[name] for name in sorted(_OPERATORS))
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from microddsp.errors import CompileError, SignalError
 from microddsp.relax_ops.fft_plan import LONGEST, SHORTEST, is_fast, plan
 from microddsp.relax_ops.registry import RelaxOperator, define, shape_of, signal_type
+from microddsp.relax_ops.torch_operator import call
 
 if TYPE_CHECKING:
     from tvm import relax, tirx
@@ -29,7 +30,7 @@ def rfft(x: Tensor) -> Tensor:
         SignalError: x is empty, or not float32 or float64.
     """
     _check(x)
-    y: Tensor = _rfft(x)
+    y: Tensor = call(_rfft, x)
     return y
 
 

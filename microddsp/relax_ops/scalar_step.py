@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx
 
-from microddsp.relax_ops.expression import (
-    COMPARISONS,
-    LOGIC,
-    Expr,
-    Step,
-    binary,
-    constant,
-    in_order,
-    leaf,
-    select,
-    unary,
+from microddsp.relax_ops.expression import Expr, Step, constant, in_order, leaf
+from microddsp.relax_ops.scalar_rules import (
+    REARRANGING,
+    RULES,
+    Array,
+    NoFormulaError,
+    is_truth,
+    number,
 )
 
-aten = torch.ops.aten
 # Larger steps become loops over their tensors: unrolled they would fill the flash.
 LARGEST = 200
 MOST_STATES = 16
-
-Array = np.ndarray  # of Expr, with the shape of the tensor
-
-
-class _NoFormulaError(Exception):
-    """The graph does something that is no formula of single numbers."""
 
 
 def scalar_step(body: fx.GraphModule, states: int, channels: int) -> Step | None:
@@ -43,7 +31,7 @@ def scalar_step(body: fx.GraphModule, states: int, channels: int) -> Step | None
     """
     try:
         return _Reader(channels).read(body, states)
-    except _NoFormulaError:
+    except NoFormulaError:
         return None
 
 
@@ -70,9 +58,9 @@ class _Reader:
         nexts = tuple(e for array in following for e in array.flat)
         outputs = tuple(output.flat)
         if len(outputs) != 1 or len(nexts) != len(groups[0]) or len(nexts) > MOST_STATES:
-            raise _NoFormulaError
+            raise NoFormulaError
         if len(in_order([*outputs, *nexts])) > LARGEST:
-            raise _NoFormulaError
+            raise NoFormulaError
         if not groups[2]:
             groups[2].append(leaf("p0"))  # tensors of nothing have no kernels
         z, x, p = (tuple(group) for group in groups)
@@ -81,21 +69,21 @@ class _Reader:
     def _shape(self, value: Any) -> tuple[int, ...]:
         """Of a tensor, as one channel sees it."""
         if not isinstance(value, Tensor):
-            raise _NoFormulaError
+            raise NoFormulaError
         if value.dtype not in (torch.float32, torch.float64, torch.bool):
-            raise _NoFormulaError
+            raise NoFormulaError
         shape = tuple(int(n) for n in value.shape)
         if self.channels == 1:
             return shape
         if shape not in ((), (self.channels,)):
-            raise _NoFormulaError
+            raise NoFormulaError
         return tuple(1 for _ in shape)
 
     def _leaves(self, node: fx.Node, letter: str, group: list[Expr]) -> Array:
         value = node.meta["val"]
         if value.dtype == torch.bool or value.numel() > LARGEST:
-            raise _NoFormulaError
-        array = np.empty(self._shape(value), object)
+            raise NoFormulaError
+        array: Array = np.empty(self._shape(value), object)
         for index in np.ndindex(array.shape):
             array[index] = leaf(f"{letter}{len(group)}")
             group.append(array[index])
@@ -103,222 +91,32 @@ class _Reader:
 
     def _constant(self, value: Tensor) -> Array:
         if self.channels > 1 and value.dim() > 0 and not bool((value == value.flatten()[0]).all()):
-            raise _NoFormulaError
-        array = np.empty(self._shape(value), object)
+            raise NoFormulaError
+        array: Array = np.empty(self._shape(value), object)
         for index in np.ndindex(array.shape):
             array[index] = constant(float(value[index]))
         return array
 
     def _result(self, node: Any, values: dict[fx.Node, Array]) -> Array:
         if not isinstance(node, fx.Node) or node.meta["val"].dtype == torch.bool:
-            raise _NoFormulaError
+            raise NoFormulaError
         return values[node]
 
     def _call(self, node: fx.Node, values: dict[fx.Node, Array]) -> Array:
-        rule = _RULES.get(node.target) or (
-            _REARRANGING.get(node.target) if self.channels == 1 else None
+        rule = RULES.get(node.target) or (
+            REARRANGING.get(node.target) if self.channels == 1 else None
         )
         if rule is None:
-            raise _NoFormulaError
+            raise NoFormulaError
         args = fx.node.map_arg(node.args, lambda n: values[n])
         kwargs = dict(fx.node.map_arg(node.kwargs, lambda n: values[n]))
         shape = self._shape(node.meta["val"])
         made = np.asarray(rule(*args, **kwargs), object)
-        array = np.empty(shape, object)
+        array: Array = np.empty(shape, object)
         array[...] = np.broadcast_to(made, shape)
-        is_truth = node.meta["val"].dtype == torch.bool
+        logical = node.meta["val"].dtype == torch.bool
         for index in np.ndindex(shape):
-            if is_truth and not _truth(array[index]):
-                raise _NoFormulaError
-            array[index] = array[index] if is_truth else _number(array[index])
+            if logical and not is_truth(array[index]):
+                raise NoFormulaError
+            array[index] = array[index] if logical else number(array[index])
         return array
-
-
-def _truth(value: Expr) -> bool:
-    return value.op in COMPARISONS or value.op in LOGIC
-
-
-def _number(value: Expr | float) -> Expr:
-    """Truths that take part in arithmetic are 0 and 1."""
-    if not isinstance(value, Expr):
-        return constant(float(value))
-    return unary("to_float", value) if _truth(value) else value
-
-
-def _each(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of numbers over arrays that broadcast."""
-
-    def run(*args: Any, **_: Any) -> Any:
-        return np.frompyfunc(function, len(args), 1)(*args)
-
-    return run
-
-
-def _arithmetic(op: str) -> Callable[..., Any]:
-    each = _each(lambda a, b: binary(op, _number(a), _number(b)))
-
-    def run(a: Any, b: Any, *, alpha: float = 1) -> Any:
-        return each(a, b if alpha == 1 else _each(lambda v: _number(v) * alpha)(b))
-
-    return run
-
-
-def _divide(a: Any, b: Any, *, rounding_mode: str | None = None) -> Any:
-    if rounding_mode is not None:
-        raise _NoFormulaError
-    return _arithmetic("div")(a, b)
-
-
-def _unary(op: str) -> Callable[..., Any]:
-    return _each(lambda a: unary(op, _number(a)))
-
-
-def _logic(op: str) -> Callable[..., Any]:
-    def one(*values: Expr) -> Expr:
-        if not all(isinstance(v, Expr) and _truth(v) for v in values):
-            raise _NoFormulaError
-        return unary("not", values[0]) if op == "not" else binary(op, *values)
-
-    return _each(one)
-
-
-def _power(x: Expr, exponent: Any) -> Expr:
-    if exponent == 0.5:
-        return unary("sqrt", x)
-    if exponent not in (1, 2, 3, 4):
-        raise _NoFormulaError
-    value = x
-    for _ in range(int(exponent) - 1):
-        value = value * x
-    return value
-
-
-def _sigmoid(x: Expr) -> Expr:
-    """By the tangent, whose gradient stays finite where an exponential would overflow."""
-    return 0.5 + 0.5 * unary("tanh", 0.5 * x)
-
-
-def _remainder(a: Any, b: Any) -> Expr:
-    """Of the sign of b, exact: for 1 what lies above the floor, else by fmod."""
-    a, b = _number(a), _number(b)
-    if b.op == "const" and b.value == 1.0:
-        return a - unary("floor", a)
-    rest = binary("fmod", a, b)
-    apart = rest * b < 0.0
-    return select(apart, rest + b, rest)
-
-
-def _clamp(x: Any, low: Any = None, high: Any = None) -> Any:
-    def one(v: Any, *bounds: Any) -> Expr:
-        value = _number(v)
-        above = value if high is None else select(value > bounds[-1], bounds[-1], value)
-        return above if low is None else select(value < bounds[0], bounds[0], above)
-
-    return _each(one)(x, *(b for b in (low, high) if b is not None))
-
-
-def _chosen(condition: Expr, yes: Any, no: Any) -> Expr:
-    if not _truth(condition):
-        raise _NoFormulaError
-    return select(condition, _number(yes), _number(no))
-
-
-def _filled(_: Any, value: Any = 0.0, **__: Any) -> Any:
-    return _each(lambda v: _number(v))(value)
-
-
-def _sum(x: Array, dims: Sequence[int] | None = None, keepdim: bool = False, **_: Any) -> Any:
-    axes = tuple(range(x.ndim)) if not dims else tuple(d % x.ndim for d in dims)
-    return np.sum(_each(_number)(x), axis=axes, keepdims=keepdim)
-
-
-def _slice(x: Array, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Any:
-    index = [slice(None)] * x.ndim
-    index[dim] = slice(start, end, step)
-    return x[tuple(index)]
-
-
-def _view(x: Array, shape: Sequence[int]) -> Any:
-    return x.reshape([int(n) for n in shape])
-
-
-def _squeeze(x: Array, dims: Sequence[int] | int) -> Any:
-    axes = [d % x.ndim for d in ([dims] if isinstance(dims, int) else dims)]
-    return np.squeeze(x, tuple(axis for axis in axes if x.shape[axis] == 1))
-
-
-def _same(x: Any, *_: Any, **__: Any) -> Any:
-    return x
-
-
-# A step that is a formula of every channel.
-_RULES: dict[Any, Callable[..., Any]] = {
-    aten.add.Tensor: _arithmetic("add"),
-    aten.sub.Tensor: _arithmetic("sub"),
-    aten.rsub.Scalar: lambda a, b: _arithmetic("sub")(b, a),
-    aten.mul.Tensor: _arithmetic("mul"),
-    aten.div.Tensor: _divide,
-    aten.add.Scalar: _arithmetic("add"),
-    aten.sub.Scalar: _arithmetic("sub"),
-    aten.mul.Scalar: _arithmetic("mul"),
-    aten.div.Scalar: _divide,
-    aten.reciprocal.default: _each(lambda a: 1.0 / a),
-    aten.fmod.Tensor: _arithmetic("fmod"),
-    aten.fmod.Scalar: _arithmetic("fmod"),
-    aten.remainder.Tensor: _each(_remainder),
-    aten.remainder.Scalar: _each(_remainder),
-    aten.maximum.default: _arithmetic("max"),
-    aten.minimum.default: _arithmetic("min"),
-    aten.relu.default: _each(lambda a: select(binary("le", a, 0.0), 0.0, a)),
-    aten.clamp.default: _clamp,
-    aten.clamp.Tensor: _clamp,
-    aten.neg.default: _unary("neg"),
-    aten.abs.default: _unary("abs"),
-    aten.sqrt.default: _unary("sqrt"),
-    aten.exp.default: _unary("exp"),
-    aten.log.default: _unary("log"),
-    aten.sin.default: _unary("sin"),
-    aten.cos.default: _unary("cos"),
-    aten.tanh.default: _unary("tanh"),
-    aten.floor.default: _unary("floor"),
-    aten.sigmoid.default: _each(_sigmoid),
-    aten.pow.Tensor_Scalar: _each(_power),
-    aten.where.self: _each(_chosen),
-    aten.logical_not.default: _logic("not"),
-    aten.bitwise_not.default: _logic("not"),
-    aten.logical_and.default: _logic("and"),
-    aten.bitwise_and.Tensor: _logic("and"),
-    aten.logical_or.default: _logic("or"),
-    aten.bitwise_or.Tensor: _logic("or"),
-    aten.full.default: _filled,
-    aten.full_like.default: _filled,
-    aten.scalar_tensor.default: lambda value, **_: _filled(None, value),
-    aten.clone.default: _same,
-    aten.alias.default: _same,
-    aten.expand.default: _same,
-    aten.lift_fresh_copy.default: _same,
-    aten._to_copy.default: _same,
-    **{
-        getattr(getattr(aten, op), kind): _arithmetic(op)
-        for op in COMPARISONS
-        for kind in ("Scalar", "Tensor")
-    },
-}
-# Of one channel, values may have any shape: its numbers are told apart.
-_REARRANGING: dict[Any, Callable[..., Any]] = {
-    aten.select.int: lambda x, dim, index: np.take(x, index, axis=dim),
-    aten.slice.Tensor: _slice,
-    aten.view.default: _view,
-    aten.reshape.default: _view,
-    aten._unsafe_view.default: _view,
-    aten.unsqueeze.default: lambda x, dim: np.expand_dims(x, dim),
-    aten.squeeze.dims: _squeeze,
-    aten.squeeze.dim: _squeeze,
-    aten.permute.default: lambda x, order: np.transpose(x, order),
-    aten.cat.default: lambda arrays, dim=0: np.concatenate(arrays, dim),
-    aten.sum.dim_IntList: _sum,
-    aten.mv.default: lambda a, b: np.dot(_each(_number)(a), _each(_number)(b)),
-    aten.mm.default: lambda a, b: np.dot(_each(_number)(a), _each(_number)(b)),
-    aten.dot.default: lambda a, b: np.dot(_each(_number)(a), _each(_number)(b)),
-    operator.getitem: lambda x, i: x[i],
-}

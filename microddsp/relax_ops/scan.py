@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx
+from torch._guards import tracing
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -37,9 +38,7 @@ def scan(
     carried = [s if single else s.reshape(count, *s.shape[len(batch) :]) for s in states]
     if traced(x, *states, *coefficients):
         form = _form(body, -1 if single else count, len(states))
-        results = torch.ops.higher_order.scan(
-            form, tuple(carried), (steps,), tuple(coefficients)
-        )
+        results = torch.ops.higher_order.scan(form, tuple(carried), (steps,), tuple(coefficients))
         *carried, y = results
     else:
         form = body if single else _form(body, count, len(states))
@@ -53,9 +52,7 @@ def scan(
             y = form(*carried, x.new_zeros(steps.shape[1:]), *coefficients)[-1][None][:0]
     y = y.movedim(0, -1)
     y = y if single else y.reshape(*batch, y.shape[-2], samples)
-    return y, [
-        c if single else c.reshape(*batch, *c.shape[1:]) for c in carried
-    ]
+    return y, [c if single else c.reshape(*batch, *c.shape[1:]) for c in carried]
 
 
 def _form(body: fx.GraphModule, batch: int, states: int) -> fx.GraphModule:
@@ -63,7 +60,7 @@ def _form(body: fx.GraphModule, batch: int, states: int) -> fx.GraphModule:
     forms = _FORMS.setdefault(body, {})
     if batch not in forms:
         examples = [n.meta["val"] for n in body.graph.nodes if n.op == "placeholder"]
-        with _disable_current_modes():
+        with _disable_current_modes(), tracing(None):
             zeros = [torch.zeros(tuple(v.shape), dtype=v.dtype) for v in examples]
             changing, rest = zeros[: states + 1], zeros[states + 1 :]
 

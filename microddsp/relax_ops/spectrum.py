@@ -21,6 +21,7 @@ from microddsp.relax_ops.registry import (
     signal_type,
 )
 from microddsp.relax_ops.rfft import check_length, rfft_backward
+from microddsp.relax_ops.torch_operator import call
 
 if TYPE_CHECKING:
     from tvm import relax, te, tirx
@@ -40,7 +41,7 @@ def spectrum(x: Tensor, window: Tensor, power: int = 2) -> Tensor:
         ParameterError: The window does not fit, or the power is neither 1 nor 2.
     """
     _check(x, window, power)
-    y: Tensor = _spectrum(x, window, power)
+    y: Tensor = call(_spectrum, x, window, power)
     return y
 
 

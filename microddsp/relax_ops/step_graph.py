@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,15 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._decomp import core_aten_decompositions
+from torch._guards import tracing
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import _disable_current_modes
 
 from microddsp.errors import ParameterError
 
+aten = torch.ops.aten
+Node = Any  # fx.Node, whose arguments have types too wide to be checked
+
 # (sample, states, parameters) -> (output, next states)
-Flat = Callable[
-    [Tensor, Sequence[Tensor], Sequence[Tensor]], tuple[Tensor, Sequence[Tensor]]
-]
+Flat = Callable[[Tensor, Sequence[Tensor], Sequence[Tensor]], tuple[Tensor, Sequence[Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ def trace(
         return (*following, y)
 
     try:
-        with _disable_current_modes():
+        # an export that is under way has shapes of its own
+        with _disable_current_modes(), tracing(None):
             examples = [
                 torch.zeros(tuple(v.shape), dtype=v.dtype) for v in (*states, x, *parameters)
             ]
@@ -77,18 +81,74 @@ def _pure(function: Callable[..., Any], examples: Sequence[Tensor]) -> fx.GraphM
 
     graph = make_fx(
         torch.func.functionalize(copied),
-        decomposition_table=core_aten_decompositions(),
+        decomposition_table=dict(core_aten_decompositions().items()),
         tracing_mode="fake",
         _allow_non_fake_inputs=True,
     )(*examples)
     for node in list(graph.graph.nodes):
-        if node.target is torch.ops.aten.clone.default and node.args[0].op == "placeholder":
+        if node.target is aten.clone.default and node.args[0].op == "placeholder":
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)
+    _read_through(graph.graph)
     return graph
 
 
-def _changes(node: fx.Node) -> bool:
+def _read_through(graph: fx.Graph) -> None:
+    """What is read of a tensor that was written in parts, from the part or from before: a
+    `GRUCell` works in place in thirds of one tensor."""
+    for node in list(graph.nodes):
+        part = _part(node)
+        if part is None:
+            continue
+        source, dim, start, end = part
+        found = source
+        while found.target is aten.slice_scatter.default:
+            base, written, *where = found.args
+            span = _span(base, where)
+            if span == (dim, start, end):
+                found = written
+                break
+            if span is None or span[0] != dim or (start < span[2] and span[1] < end):
+                break
+            found = base
+        if found is source:
+            continue
+        if found.meta["val"].shape != node.meta["val"].shape:
+            with graph.inserting_before(node):
+                given, found = (
+                    found,
+                    graph.call_function(aten.slice.Tensor, (found, dim, start, end)),
+                )
+                found.meta = {**given.meta, "val": node.meta["val"]}
+        node.replace_all_uses_with(found)
+    graph.eliminate_dead_code()
+
+
+def _part(node: Node) -> tuple[Node, int, int, int] | None:
+    """(source, dim, start, end) if a node is a stretch of another along one axis."""
+    if node.target is aten.slice.Tensor:
+        span = _span(node.args[0], node.args[1:])
+        return None if span is None else (node.args[0], *span)
+    split: Node = node.args[0] if node.target is operator.getitem else None
+    if getattr(split, "target", None) is not aten.split_with_sizes.default:
+        return None
+    arguments: list[Any] = [*split.args, 0]
+    source, sizes, dim = arguments[:3]
+    start = sum(sizes[: node.args[1]])
+    return source, dim % source.meta["val"].dim(), start, start + sizes[node.args[1]]
+
+
+def _span(source: Node, where: Sequence[Any]) -> tuple[int, int, int] | None:
+    given: list[Any] = [*where, *(0, None, None, 1)[len(where) :]]
+    dim, start, end, step = given
+    if step != 1:
+        return None
+    dim %= source.meta["val"].dim()
+    first, last, _ = slice(start, end).indices(source.meta["val"].shape[dim])
+    return dim, first, last
+
+
+def _changes(node: Node) -> bool:
     schema = getattr(node.target, "_schema", None)
     return schema is not None and schema.is_mutable
 
@@ -150,16 +210,16 @@ def _split(graph: fx.GraphModule, varying: int, parameters: int) -> StepGraph:
 
 
 def _copied(
-    graph: fx.GraphModule, inputs: Sequence[fx.Node], outputs: Sequence[Any]
+    graph: fx.GraphModule, inputs: Sequence[Node], outputs: Sequence[Any]
 ) -> fx.GraphModule:
     """What computes `outputs` from `inputs`."""
     new = fx.Graph()
-    known: dict[fx.Node, fx.Node] = {}
+    known: dict[fx.Node, Node] = {}
     for i, node in enumerate(inputs):
         known[node] = new.placeholder(f"arg{i}")
         known[node].meta = dict(node.meta)
 
-    def copy(node: fx.Node) -> fx.Node:
+    def copy(node: Node) -> Node:
         if node not in known:
             for source in node.all_input_nodes:
                 copy(source)

@@ -9,7 +9,8 @@ from torch import Tensor
 from microddsp.errors import SignalError
 from microddsp.relax_ops.expression import Expr, Step, trace
 from microddsp.relax_ops.sample_operator import SampleOperator, define
-from microddsp.relax_ops.torch_operator import apply, register
+from microddsp.relax_ops.torch_library import register
+from microddsp.relax_ops.torch_operator import apply
 
 
 def step(count: int) -> Step:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -82,7 +81,7 @@ class _Rows:
         return value.reshape(-1, self.channels, self.count).sum(0).reshape(self.parameter_shape)
 
 
-def _forward(
+def forward(
     operator: SampleOperator, x: Tensor, parameters: Tensor, state: Tensor, *, taped: bool
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Output, next state and what the backward pass needs."""
@@ -104,7 +103,7 @@ def _forward(
     return y, rows.fill(following, following_rows), saved + tape
 
 
-def _backward(
+def backward(
     operator: SampleOperator,
     x: Tensor,
     parameters: Tensor,
@@ -140,7 +139,7 @@ class _Recursion(torch.autograd.Function):
     def forward(
         ctx: Any, operator: SampleOperator, x: Tensor, parameters: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor]:
-        y, following, saved = _forward(operator, x, parameters, state, taped=True)
+        y, following, saved = forward(operator, x, parameters, state, taped=True)
         ctx.operator = operator
         ctx.save_for_backward(x, parameters, state, *saved)
         return y, following
@@ -149,11 +148,11 @@ class _Recursion(torch.autograd.Function):
     def backward(ctx: Any, gy: Tensor, gstate: Tensor) -> tuple[Tensor | None, ...]:
         x, parameters, state, *saved = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph: somebody will differentiate this again
-            return (None, *_plain_backward(ctx.operator, x, parameters, state, gy, gstate))
-        return (None, *_backward(ctx.operator, x, parameters, saved, gy, gstate))
+            return (None, *plain_backward(ctx.operator, x, parameters, state, gy, gstate))
+        return (None, *backward(ctx.operator, x, parameters, saved, gy, gstate))
 
 
-def _plain_backward(
+def plain_backward(
     operator: SampleOperator,
     x: Tensor,
     parameters: Tensor,
@@ -167,107 +166,13 @@ def _plain_backward(
         v.view_as(v) if v.requires_grad else v.detach().requires_grad_()
         for v in (x, parameters, state)
     ]
-    results = _reference(operator, *inputs)
+    results = plain(operator, *inputs)
     return torch.autograd.grad(
         results, inputs, (gy, gstate), create_graph=True, allow_unused=True, materialize_grads=True
     )
 
 
-def register(operator: SampleOperator) -> None:
-    """Make `torch.ops.microddsp.<name>` and its backward operator."""
-
-    def forward(x: Tensor, coefficients: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        return _run(operator, x, coefficients, state)
-
-    def backward(
-        x: Tensor, coefficients: Tensor, state: Tensor, gy: Tensor, gstate: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return _run_backward(operator, x, coefficients, state, gy, gstate)
-
-    _connect(operator.name, forward, backward, lambda: operator)
-
-
-def register_family(name: str, find: Callable[[str], SampleOperator]) -> None:
-    """Make `torch.ops.microddsp.<name>` for operators that a text, its last argument, tells apart."""
-
-    def forward(
-        x: Tensor, coefficients: Tensor, state: Tensor, text: str
-    ) -> tuple[Tensor, Tensor]:
-        return _run(find(text), x, coefficients, state)
-
-    def backward(
-        x: Tensor, coefficients: Tensor, state: Tensor, gy: Tensor, gstate: Tensor, text: str
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return _run_backward(find(text), x, coefficients, state, gy, gstate)
-
-    _connect(name, forward, backward, find)
-
-
-def _run(
-    operator: SampleOperator, x: Tensor, coefficients: Tensor, state: Tensor
-) -> tuple[Tensor, Tensor]:
-    if x.device.type != "cpu":
-        return _reference(operator, x, coefficients, state)
-    y, following, _ = _forward(operator, x, coefficients, state, taped=False)
-    return y, following
-
-
-def _run_backward(
-    operator: SampleOperator,
-    x: Tensor,
-    coefficients: Tensor,
-    state: Tensor,
-    gy: Tensor,
-    gstate: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    if x.device.type != "cpu":
-        with torch.enable_grad():
-            leaves = [v.detach().requires_grad_() for v in (x, coefficients, state)]
-            results = _reference(operator, *leaves)
-        gradients = torch.autograd.grad(
-            results, leaves, (gy, gstate), allow_unused=True, materialize_grads=True
-        )
-        return gradients[0], gradients[1], gradients[2]
-    _, _, saved = _forward(operator, x, coefficients, state, taped=True)
-    return _backward(operator, x, coefficients, saved, gy, gstate)
-
-
-def _connect(
-    name: str,
-    forward: Callable[..., Any],
-    backward: Callable[..., Any],
-    find: Callable[..., SampleOperator],
-) -> None:
-    """Both as operators of torch, with shapes and derivatives; what follows the state is text."""
-    one = torch.library.custom_op(f"microddsp::{name}", forward, mutates_args=())
-    two = torch.library.custom_op(f"microddsp::{name}_backward", backward, mutates_args=())
-    one.register_fake(
-        lambda x, coefficients, state, *_: (x.new_empty(x.shape), state.new_empty(state.shape))
-    )
-    two.register_fake(
-        lambda x, coefficients, state, *_: (
-            x.new_empty(x.shape),
-            coefficients.new_empty(coefficients.shape),
-            state.new_empty(state.shape),
-        )
-    )
-
-    def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.save_for_backward(*inputs[:3])
-        ctx.text = inputs[3:]
-
-    def differentiate_op(ctx: Any, gy: Tensor, gstate: Tensor) -> Any:
-        x, coefficients, state = ctx.saved_tensors
-        if torch.is_grad_enabled() and not traced(x, coefficients, state):
-            gradients = _plain_backward(find(*ctx.text), x, coefficients, state, gy, gstate)
-        else:
-            gradients = two(x, coefficients, state, gy, gstate, *ctx.text)
-        return (*gradients, *(None for _ in ctx.text))
-
-    one.register_autograd(differentiate_op, setup_context=setup)
-
-
-def _reference(
+def plain(
     operator: SampleOperator, x: Tensor, coefficients: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
     rank = operator.parameter_rank
@@ -291,10 +196,10 @@ def apply(
     if traced(x, coefficients, state):
         return getattr(torch.ops.microddsp, operator.name)(x, coefficients, state, *text)
     if x.device.type != "cpu" or transformed():
-        return _reference(operator, x, coefficients, state)
+        return plain(operator, x, coefficients, state)
     if torch.is_grad_enabled() and any(v.requires_grad for v in (x, coefficients, state)):
         return _Recursion.apply(operator, x, coefficients, state)
-    y, following, _ = _forward(operator, x, coefficients, state, taped=False)
+    y, following, _ = forward(operator, x, coefficients, state, taped=False)
     return y, following
 
 

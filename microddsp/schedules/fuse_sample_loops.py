@@ -11,8 +11,8 @@ from tvm import relax
 from tvm.ir import IRModule
 from tvm.ir.transform import PassContext
 
-from microddsp.relax_ops.recurrence import operator as recurrence_of
 from microddsp.relax_ops.expression import Expr, select, unary
+from microddsp.relax_ops.recurrence import operator as recurrence_of
 from microddsp.relax_ops.sample_operator import SAMPLE_OPERATORS
 from microddsp.schedules.filter_form import split_gain
 from microddsp.schedules.graph import (

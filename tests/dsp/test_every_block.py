@@ -17,6 +17,29 @@ from microddsp.errors import ParameterError
 FS = 1000.0
 ELLIPTIC = scipy.signal.ellip(4, 1, 40, 0.2, output="sos")
 
+
+def two_states(x: Tensor, state: dict[str, Tensor], g: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    a = torch.tanh(x + g * state["b"])
+    return a * g, {"a": state["b"] - 0.5 * state["a"], "b": a}
+
+
+def string(x: Tensor, state: dict[str, Tensor], loss: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    line = state["line"]
+    y = x + loss * 0.5 * (line[:, -1] + line[:, -2])
+    return y, {"line": torch.cat([y[:, None], line[:, :-1]], -1)}
+
+
+class Cell(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.cell = torch.nn.GRUCell(2, 3)
+
+    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.cell(x, h)
+        return h, h
+
+
 BLOCKS: dict[str, Callable[[], dsp.Block]] = {
     "gain": lambda: dsp.Gain([0.5, -2.0]),
     "offset": lambda: dsp.Offset([0.5, -2.0]),
@@ -97,6 +120,16 @@ BLOCKS: dict[str, Callable[[], dsp.Block]] = {
     "convolution": lambda: dsp.CausalConv1d(2, 4, 3, stride=4, dilation=2, groups=2),
     "envelope": lambda: dsp.Envelope(0.003, [0.02, 0.03], sample_rate_hz=FS),
     "power envelope": lambda: dsp.Envelope(0.003, 0.02, sample_rate_hz=FS, rectify="square"),
+    "recurrence": lambda: dsp.Recurrence(
+        lambda x, y, leak: x + torch.exp(-leak) * y, parameters={"leak": [0.1, 0.4]}
+    ),
+    "recurrence of two states": lambda: dsp.Recurrence(
+        two_states, {"a": 0.2, "b": torch.nn.Parameter(torch.tensor(-0.1))}, parameters={"g": 0.6}
+    ),
+    "delay in a loop": lambda: dsp.Recurrence(
+        string, {"line": torch.zeros(2, 11)}, parameters={"loss": torch.tensor(0.97)}
+    ),
+    "matrix in a loop": lambda: dsp.Recurrence(Cell(), torch.zeros(3)),
     "decimation": lambda: dsp.Decimate(4),
     "frames": lambda: dsp.Frames(12, 4),
     "stft": lambda: dsp.STFT(12, 4, window_length=9),

@@ -53,6 +53,13 @@ OPERATORS: dict[str, Callable[[], tuple[Callable, list[Tensor]]]] = {
         lambda x, t, s: ops.resample(x, t, s, 2, 3),
         [random(C, N), random(6), random(C, 2)],
     ),
+    "recurrence": lambda: (
+        lambda x, p, z: ops.recurrence(x, p, z, "1 1; mul p0 z0; tanh v0; add x0 v1 | v2 | v1"),
+        [random(C, N), random(1), random(C, 1)],
+    ),
+    "rfft": lambda: (ops.rfft, [random(C, 8)]),
+    "spectrum": lambda: (lambda x, w: ops.spectrum(x, w, 2), [random(3, C, 8), random(8)]),
+    "bands": lambda: (ops.bands, [random(C, 4, N).abs(), random(2, 4)]),
 }
 
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 import tvm
-from tvm import s_tir, tirx
+from tvm import tirx
 
 from microddsp.errors import CompileError
 from microddsp.micro.aot.rewrites import (
@@ -16,39 +16,8 @@ from microddsp.micro.aot.rewrites import (
     rewrite_for_c,
     uncover,
 )
+from microddsp.schedules.lowering import plain_loops
 from microddsp.signature import C_TYPES
-
-# Order: blocks to plain loops, indices to 32 bits, then storage is shared (StorageRewrite) before
-# loops are unrolled. CommonSubexprElim is left out: it would bind loads before stores between.
-_PASSES = [
-    s_tir.transform.CanonicalizeLoop(),
-    s_tir.transform.LowerInitBlock(),
-    s_tir.transform.PlanAndUpdateBufferAllocationLocation(),
-    s_tir.transform.ConvertBlocksToOpaque(),
-    s_tir.transform.CompactBufferAllocation(),
-    s_tir.transform.LowerMatchBuffer(),
-    s_tir.transform.StmtSimplify(),
-    s_tir.transform.LowerOpaqueBlock(),
-    tirx.transform.FlattenBuffer(),
-    tirx.transform.NarrowDataType(32),
-    s_tir.transform.LoopPartition(),
-    tirx.transform.VectorizeLoop(False),
-    tirx.transform.StorageRewrite(),
-    s_tir.transform.HoistIfThenElse(),
-    tirx.transform.UnrollLoop(),
-    s_tir.transform.RenormalizeSplitPattern(),
-    tirx.transform.StmtSimplify(),
-    tirx.transform.RemoveNoOp(),
-]
-
-# A function that is loops already (a sample loop) is printed as it was built: simplification
-# would substitute bound values back into every use.
-_LOOP_PASSES = [
-    tirx.transform.FlattenBuffer(),
-    tirx.transform.NarrowDataType(32),
-    tirx.transform.UnrollLoop(),
-    tirx.transform.RemoveNoOp(),
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +43,7 @@ class Kernel:
 
 def lower(func: tirx.PrimFunc, name: str, *, fma: bool) -> tuple[tvm.IRModule, list[Scratch]]:
     """The passes up to what a C or LLVM code generator takes: pointer parameters, plain loops."""
-    target = tvm.target.Target({"kind": "c", "keys": ["cpu"]})
-    mod = tvm.IRModule({name: func.with_attr("global_symbol", name)})
-    mod = tirx.transform.BindTarget(target.with_host(target))(mod)
-    blocks = isinstance(func.body, s_tir.SBlockRealize)
-    mod = tvm.ir.transform.Sequential(_PASSES if blocks else _LOOP_PASSES)(mod)
-    flat = mod[name]
+    flat = plain_loops(func, name)
     body, scratch = hoist_scratch(flat.body)
     pointers = [
         tirx.Var(p.name, tirx.buffer.buffer_data_pointer_type(p))
@@ -141,14 +105,27 @@ def _elements(buffer: tirx.Buffer) -> int:
 
 
 def _written_names(func: tirx.PrimFunc) -> set[str]:
+    """Parameters that are stored to, under whatever name."""
     import tvm_ffi
 
     found: set[str] = set()
+    behind: dict[str, set[str]] = {}
 
     def note(store: tirx.BufferStore) -> None:
         found.add(store.buffer.name)
 
-    tvm_ffi.structural_walk(func.body, (tirx.BufferStore, note), order="post")
+    def alias(declared: tirx.DeclBuffer) -> None:
+        def source(var: tvm.ir.Var) -> None:
+            behind.setdefault(declared.buffer.name, set()).add(var.name)
+
+        tvm_ffi.structural_walk(declared.data, (tvm.ir.Var, source), order="post")
+
+    tvm_ffi.structural_walk(func.body, [(tirx.BufferStore, note), (tirx.DeclBuffer, alias)])
+    grown = True
+    while grown:
+        more = {name for alias in found for name in behind.get(alias, ())} - found
+        grown = bool(more)
+        found |= more
     return found
 
 
