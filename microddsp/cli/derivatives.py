@@ -34,7 +34,7 @@ DERIVATIVES = (
     DerivativeLine("remainder", note="as %"),
     DerivativeLine("< <= > >= == !=", ZERO, note="as 0 and 1"),
     DerivativeLine("& | ^ ~", ZERO, note="on whole numbers"),
-    DerivativeLine("<< >>", ZERO, compiles=False, note="on whole numbers"),
+    DerivativeLine("<< >>", ZERO, note="on whole numbers"),
     DerivativeLine("abs", note="0 at 0"),
     DerivativeLine("floor", ZERO),
     DerivativeLine("ceil", ZERO),
@@ -60,7 +60,7 @@ DERIVATIVES = (
     DerivativeLine("select2", note="torch.where; of the branch that is taken"),
     DerivativeLine("select3", note="two of them"),
     DerivativeLine("table, read", note="interpolated: by place and content"),
-    DerivativeLine("table, written", compiles=False, note="scatter, not in place"),
+    DerivativeLine("table, written", note="scatter, not in place"),
     DerivativeLine("waveform", note="a stored sound, played in a loop within a frame"),
     DerivativeLine(
         "foreign function",

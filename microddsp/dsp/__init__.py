@@ -16,6 +16,7 @@ from microddsp.dsp.first_order import DCBlocker, OnePole
 from microddsp.dsp.framing import Frames
 from microddsp.dsp.gain import Gain
 from microddsp.dsp.gammatone import Gammatone
+from microddsp.dsp.gru import GRU
 from microddsp.dsp.iir import IIR
 from microddsp.dsp.log import Log
 from microddsp.dsp.mel import MFCC, LogMel, MelSpectrogram
@@ -34,6 +35,7 @@ from microddsp.dsp.streaming import is_streaming, reset, step, streaming
 __all__ = [
     "DCT",
     "FIR",
+    "GRU",
     "IIR",
     "MFCC",
     "PCEN",

@@ -20,6 +20,7 @@ from microddsp.dsp.foreign import settle_samples
 from microddsp.dsp.streaming import reset, streaming
 from microddsp.errors import CompileError, MicroddspError
 from microddsp.frontend.aten import decompositions
+from microddsp.frontend.aten.recurrent import RecurrentLayersAsScans
 from microddsp.frontend.checks import (
     check_module,
     check_stability,
@@ -172,7 +173,8 @@ def _export(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> torch.export
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.export.export(module, inputs, strict=False)
+            with RecurrentLayersAsScans():
+                program = torch.export.export(module, inputs, strict=False)
             separate_copies(program)
             return program.run_decompositions(decompositions())
     except MicroddspError:

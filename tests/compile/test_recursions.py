@@ -62,6 +62,7 @@ class Cell(nn.Module):
 class Together(nn.Module):
     def __init__(self) -> None:
         super().__init__()
+        torch.manual_seed(2)
         self.parts = nn.ModuleDict(
             {
                 "schmitt": nn.Sequential(dsp.Gain(0.8), dsp.Recurrence(schmitt)),
@@ -76,7 +77,8 @@ class Together(nn.Module):
                 "everything": dsp.Recurrence(
                     everything, {"a": torch.zeros(3), "b": torch.tensor([0.1, 0.2, -0.3])}
                 ),
-                "gru": dsp.Recurrence(Cell(), torch.zeros(5)),
+                "cell": dsp.Recurrence(Cell(), torch.zeros(5)),
+                "gru": nn.Sequential(dsp.GRU(2, 4, num_layers=2), dsp.GRU(4, 3, bias=False)),
             }
         )
 
@@ -188,3 +190,44 @@ def test_a_scan_that_forgets_is_refused() -> None:
     pipeline = nn.Sequential(dsp.OnePole(5.0, sample_rate_hz=100.0), Forgetful())
     with pytest.raises(CompileError, match="scan starts anew in every block"):
         microddsp.compile(pipeline, signal(8), target="host", name="m")
+
+
+class Layer(nn.Module):
+    """A recurrent layer of torch over a frame."""
+
+    def __init__(self, kind: str, **options: object) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = getattr(nn, kind)(3, 4, batch_first=True, **options)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        y, last = self.layer(x)
+        return (y, *last) if isinstance(last, tuple) else (y, last)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "shape"),
+    [
+        ("GRU", {}, (12, 3)),
+        ("GRU", {"num_layers": 2, "bidirectional": True}, (1, 12, 3)),
+        ("GRU", {"bias": False}, (2, 12, 3)),
+        ("LSTM", {}, (12, 3)),
+        ("LSTM", {"num_layers": 2, "dropout": 0.5}, (2, 12, 3)),
+    ],
+)
+def test_recurrent_layers_of_torch(
+    kind: str, options: dict[str, object], shape: tuple[int, ...]
+) -> None:
+    module = Layer(kind, **options).eval()
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    model = microddsp.compile(module, x, target="host", name="m")
+    for got, expected in zip(model.run(x), module(x), strict=True):
+        same(got, expected.detach())
+
+
+def test_the_code_of_a_layer_does_not_grow_with_the_frame() -> None:
+    sizes = [
+        len(microddsp.compile(Layer("GRU"), torch.zeros(n, 3), target="host").sources["model.c"])
+        for n in (10, 80)
+    ]
+    assert sizes[1] <= sizes[0] + 100

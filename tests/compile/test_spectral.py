@@ -114,6 +114,11 @@ def test_a_model_of_one_frame_needs_no_stream() -> None:
     np.testing.assert_allclose(model.run(x), dsp.RFFT()(x), atol=1e-4)
 
 
+class Lifted(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[None]
+
+
 class After(nn.Module):
     """Some features, and a function of them."""
 
@@ -134,9 +139,9 @@ class After(nn.Module):
         (dsp.Spectrogram(LENGTH, HOP), lambda y: y.movedim(-1, 0).mean(0)),
         (dsp.Spectrogram(LENGTH, HOP), lambda y: y.transpose(-1, -2)),
         (dsp.STFT(LENGTH, HOP), lambda y: y.mean(0)),
-        (dsp.Gain(1.0), lambda y: dsp.RFFT()(dsp.FIR([1.0, 2.0])(y))),
+        (dsp.FIR([1.0, 2.0]), dsp.RFFT()),
         (dsp.OnePole(100.0, sample_rate_hz=FS), dsp.RFFT()),
-        (dsp.OnePole(100.0, sample_rate_hz=FS), lambda y: dsp.PowerSpectrum(64)(y[None])),
+        (dsp.OnePole(100.0, sample_rate_hz=FS), nn.Sequential(Lifted(), dsp.PowerSpectrum(64))),
         (dsp.Frames(LENGTH, HOP), lambda y: dsp.DCT(2, 2)(y[:, 0])),
     ],
 )
@@ -160,20 +165,24 @@ def compiled(module: nn.Module, block: int) -> CompiledModel:
     return microddsp.compile(module, torch.zeros(1, block), target="cortex-m4f", name="m")
 
 
-@pytest.mark.qemu
+class Both(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        options: dict[str, Any] = {"sample_rate_hz": FS, "f_min_hz": 20.0}
+        self.log_mel = dsp.LogMel(40, 512, 256, **options)
+        self.mfcc = dsp.MFCC(13, 40, 512, 256, **options)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"log_mel": self.log_mel(x), "mfcc": self.mfcc(x)}
+
+
 def test_log_mel_and_mfcc_on_a_device_equal_torch() -> None:
-    module = nn.ModuleDict()
-    options: dict[str, Any] = {"sample_rate_hz": FS, "f_min_hz": 20.0}
-    module["log_mel"] = dsp.LogMel(40, 512, 256, **options)
-    module["mfcc"] = dsp.MFCC(13, 40, 512, 256, **options)
-    both = After(nn.Identity(), lambda x: {name: part(x) for name, part in module.items()})
-    both.parts = module  # that its states are found
+    both = Both()
     model = compiled(both, 256)
     report = microddsp.verify(both, model, noise(1, 256 * 5), board="mps2-an386")
     assert report.passed
 
 
-@pytest.mark.qemu
 def test_transform_and_log_mel_are_small_and_take_few_instructions() -> None:
     transform = compiled(dsp.RFFT(), 512)
     features = compiled(dsp.LogMel(40, 512, 512, sample_rate_hz=FS, f_min_hz=20.0), 512)
@@ -181,8 +190,8 @@ def test_transform_and_log_mel_are_small_and_take_few_instructions() -> None:
     with microddsp.open_board("mps2-an386", transform) as board:
         assert board.time(x).instructions_median < 13_000
     with microddsp.open_board("mps2-an386", features) as board:
-        assert board.time(x).instructions_median < 21_500
+        assert board.time(x).instructions_median < 22_000
     assert transform.memory.flash_bytes < 4 * 1024
     assert features.memory.flash_bytes < 9 * 1024
-    # the arena: complex points, and powers of the bins
-    assert features.memory.ram_bytes < 4 * (512 + 257 + 40) + 64
+    # the arena: the frame, complex points, and powers of the bins
+    assert features.memory.ram_bytes < 4 * (512 + 512 + 257) + 64

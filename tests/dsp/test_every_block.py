@@ -40,6 +40,11 @@ class Cell(torch.nn.Module):
         return h, h
 
 
+def seeded(make: Callable[[], dsp.Block]) -> dsp.Block:
+    torch.manual_seed(0)
+    return make()
+
+
 BLOCKS: dict[str, Callable[[], dsp.Block]] = {
     "gain": lambda: dsp.Gain([0.5, -2.0]),
     "offset": lambda: dsp.Offset([0.5, -2.0]),
@@ -130,6 +135,7 @@ BLOCKS: dict[str, Callable[[], dsp.Block]] = {
         string, {"line": torch.zeros(2, 11)}, parameters={"loss": torch.tensor(0.97)}
     ),
     "matrix in a loop": lambda: dsp.Recurrence(Cell(), torch.zeros(3)),
+    "gru": lambda: seeded(lambda: dsp.GRU(2, 3, num_layers=2)),
     "decimation": lambda: dsp.Decimate(4),
     "frames": lambda: dsp.Frames(12, 4),
     "stft": lambda: dsp.STFT(12, 4, window_length=9),
