@@ -29,8 +29,10 @@ from microddsp.dsp.rms import RMS
 from microddsp.dsp.select import Select
 from microddsp.dsp.sinc_filterbank import SincFilterbank
 from microddsp.dsp.sos import SOS
+from microddsp.dsp.sources import Noise, Oscillator
 from microddsp.dsp.spectrum import RFFT, STFT, PowerSpectrum, Spectrogram
 from microddsp.dsp.streaming import is_streaming, reset, step, streaming
+from microddsp.dsp.table import Table, Waveform
 
 __all__ = [
     "DCT",
@@ -68,14 +70,18 @@ __all__ = [
     "MelFilterbank",
     "MelSpectrogram",
     "Mix",
+    "Noise",
     "Offset",
     "OnePole",
+    "Oscillator",
     "PowerSpectrum",
     "Recurrence",
     "Resample",
     "Select",
     "SincFilterbank",
     "Spectrogram",
+    "Table",
+    "Waveform",
     "decimate_then_filter",
     "is_streaming",
     "reset",

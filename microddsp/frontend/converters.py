@@ -37,6 +37,11 @@ _RESULTS = {
     "rfft": 1,
     "spectrum": 1,
     "bands": 1,
+    "oscillator": 2,
+    "noise": 2,
+    "player": 3,
+    "table": 1,
+    "between": 1,
 }
 # Imported, but left without a kernel for a device.
 _NO_KERNEL = {

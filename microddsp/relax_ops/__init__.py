@@ -4,6 +4,7 @@ Importing this package makes the torch operators; Relax hears of them in `regist
 """
 
 from microddsp.relax_ops.bands import bands
+from microddsp.relax_ops.between import between
 from microddsp.relax_ops.causal_conv1d import causal_conv1d
 from microddsp.relax_ops.decimate import decimate
 from microddsp.relax_ops.delay import delay
@@ -13,6 +14,9 @@ from microddsp.relax_ops.fir import fir
 from microddsp.relax_ops.first_order import first_order
 from microddsp.relax_ops.first_sample import first_sample
 from microddsp.relax_ops.frames import frames
+from microddsp.relax_ops.noise import noise
+from microddsp.relax_ops.oscillator import oscillator
+from microddsp.relax_ops.player import player
 from microddsp.relax_ops.recurrence import recurrence
 from microddsp.relax_ops.recurrence import to_text as recurrence_text
 from microddsp.relax_ops.resample import resample
@@ -20,10 +24,12 @@ from microddsp.relax_ops.rfft import rfft
 from microddsp.relax_ops.sos import sos
 from microddsp.relax_ops.spectrum import spectrum
 from microddsp.relax_ops.svf import svf
+from microddsp.relax_ops.table import table
 from microddsp.relax_ops.tapped_delay import tapped_delay
 
 __all__ = [
     "bands",
+    "between",
     "causal_conv1d",
     "decimate",
     "delay",
@@ -35,10 +41,14 @@ __all__ = [
     "frames",
     "recurrence",
     "recurrence_text",
+    "noise",
+    "oscillator",
+    "player",
     "resample",
     "rfft",
     "sos",
     "spectrum",
     "svf",
+    "table",
     "tapped_delay",
 ]

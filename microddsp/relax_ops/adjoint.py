@@ -222,5 +222,6 @@ _RULES: dict[str, _Rule] = {
     "log": lambda e, g, at: (g / at(e.args[0]),),
     "sin": lambda e, g, at: (g * unary("cos", at(e.args[0])),),
     "cos": lambda e, g, at: (-(g * unary("sin", at(e.args[0]))),),
+    "trunc": lambda e, g, at: (None,),
     "tanh": lambda e, g, at: (g * (1.0 - at(e) * at(e)),),
 }

@@ -11,7 +11,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 Number = int | float
-UNARY = ("neg", "abs", "sqrt", "exp", "log", "sin", "cos", "tanh", "floor", "to_float", "not")
+UNARY = (
+    "neg",
+    "abs",
+    "sqrt",
+    "exp",
+    "log",
+    "sin",
+    "cos",
+    "tanh",
+    "floor",
+    "trunc",
+    "to_float",
+    "not",
+)
 COMPARISONS = ("lt", "gt", "le", "ge", "eq", "ne")
 LOGIC = ("and", "or", "not")
 BINARY = ("add", "sub", "mul", "div", "fmod", "max", "min", *COMPARISONS, "and", "or")

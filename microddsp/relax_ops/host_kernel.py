@@ -32,6 +32,12 @@ class _Kernel:
     def rows_of(self, name: str, columns: Any) -> tirx.Buffer:
         return T.arg(name, tirx.decl_buffer((self.rows, columns), self.dtype, name))
 
+    def signals(self, name: str, count: int) -> list[tirx.Buffer]:
+        return [self.rows_of(f"{name}{i}", self.samples) for i in range(count)]
+
+    def tiles(self, signals: Sequence[tirx.Buffer]) -> list[tirx.Buffer]:
+        return [self.local(TILE) for _ in signals]
+
     def tape_of(self, count: int) -> tirx.Buffer:
         shape = (count, self.rows, self.samples)
         return T.arg("tape", tirx.decl_buffer(shape, self.dtype, "tape"))
@@ -64,6 +70,18 @@ class _Kernel:
             T.buffer_store(local, source[(*at, row + lane, start + t)], [*at, t, lane])
 
         self._tile(start, move)
+
+    def read_tiles(
+        self, tiles: Sequence[tirx.Buffer], signals: Sequence[tirx.Buffer], row: Any, start: Any
+    ) -> None:
+        for tile, signal in zip(tiles, signals, strict=True):
+            self.read_tile(tile, signal, row, start)
+
+    def samples_of(
+        self, leaves: Sequence[Expr], tiles: Sequence[tirx.Buffer], t: Any, lane: Any
+    ) -> dict[int, Any]:
+        """Leaves by id, as they are at sample `t` of their tiles."""
+        return {id(v): T.bind(tile[t, lane]) for v, tile in zip(leaves, tiles, strict=True)}
 
     def write_tile(
         self, target: tirx.Buffer, local: tirx.Buffer, row: Any, start: Any, *at: int
@@ -140,14 +158,15 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "sin": tirx.sin,
     "cos": tirx.cos,
     "tanh": tirx.tanh,
+    "trunc": tirx.trunc,
     "select": tirx.Select,
 }
 
 
 def forward(step: Step, adjoint: Adjoint | None, lanes: int, dtype: str) -> tirx.PrimFunc:
-    """`(x, parameters, state, y, [tape,] next_state)`; with an adjoint its tape is written too.
+    """`(x.., parameters, state, y.., [tape,] next_state)`; with an adjoint its tape is written too.
 
-    Shapes: x and y (rows, samples), parameters (rows, count), states (rows, count), tape
+    Shapes: each x and y (rows, samples), parameters (rows, count), states (rows, count), tape
     (count, rows, samples); rows must be a multiple of `lanes`.
     """
     k = _Kernel(lanes, dtype)
@@ -155,35 +174,37 @@ def forward(step: Step, adjoint: Adjoint | None, lanes: int, dtype: str) -> tirx
     params, states = len(step.params), len(step.states)
     with IRBuilder() as builder, T.prim_func():
         T.func_name("forward")
-        x = k.rows_of("x", k.samples)
+        x = k.signals("x", len(step.inputs))
         parameters, state = k.rows_of("parameters", params), k.rows_of("state", states)
-        y = k.rows_of("y", k.samples)
+        y = k.signals("y", len(step.outputs))
         tape = k.tape_of(len(taped)) if taped else None
         following = k.rows_of("following", states)
         with T.serial(0, tirx.floordiv(k.rows, lanes)) as block:
             row = block * lanes
             p, z = k.local(params), k.local(states)
-            xt, yt, tt = k.local(TILE), k.local(TILE), k.local(len(taped), TILE)
+            xt, yt, tt = k.tiles(x), k.tiles(y), k.local(len(taped), TILE)
             k.load_columns(p, parameters, row, params)
             k.load_columns(z, state, row, states)
             with T.serial(0, tirx.floordiv(k.samples + TILE - 1, TILE)) as number:
                 start = number * TILE
-                k.read_tile(xt, x, row, start)
+                k.read_tiles(xt, x, row, start)
                 with T.serial(0, tirx.min(TILE, k.samples - start)) as t:
 
                     def sample(i: Any, t: Any = t) -> None:
                         values = {id(v): p[j, i] for j, v in enumerate(step.params)}
                         values |= {id(v): T.bind(z[j, i]) for j, v in enumerate(step.states)}
-                        values[id(step.inputs[0])] = T.bind(xt[t, i])
-                        done = k.emit([*step.outputs, *step.next_states, *taped], values)
-                        T.buffer_store(yt, done[0], [t, i])
+                        values |= k.samples_of(step.inputs, xt, t, i)
+                        done = iter(k.emit([*step.outputs, *step.next_states, *taped], values))
+                        for tile in yt:
+                            T.buffer_store(tile, next(done), [t, i])
                         for j in range(states):
-                            T.buffer_store(z, done[1 + j], [j, i])
+                            T.buffer_store(z, next(done), [j, i])
                         for j in range(len(taped)):
-                            T.buffer_store(tt, done[1 + states + j], [j, t, i])
+                            T.buffer_store(tt, next(done), [j, t, i])
 
                     k.each_lane(sample)
-                k.write_tile(y, yt, row, start)
+                for signal, tile in zip(y, yt, strict=True):
+                    k.write_tile(signal, tile, row, start)
                 for j in range(len(taped)):
                     k.write_tile(tape, tt, row, start, j)
             k.store_columns(following, z, row, states)
@@ -191,21 +212,23 @@ def forward(step: Step, adjoint: Adjoint | None, lanes: int, dtype: str) -> tirx
 
 
 def backward(step: Step, adjoint: Adjoint, lanes: int, dtype: str) -> tirx.PrimFunc:
-    """`(x, parameters, [y,] [tape,] gy, gstate, gx, gparameters, gstate0)`, shapes as `forward`."""
+    """`(x.., parameters, [y..,] [tape,] gy.., gstate, gx.., gparameters, gstate0)`, shapes as
+    `forward`."""
     k = _Kernel(lanes, dtype)
     params, states, tapes = len(step.params), len(step.states), len(adjoint.tape)
     with IRBuilder() as builder, T.prim_func():
         T.func_name("backward")
-        x, parameters = k.rows_of("x", k.samples), k.rows_of("parameters", params)
-        y = k.rows_of("y", k.samples) if reads_output(adjoint) else None
+        x, parameters = k.signals("x", len(step.inputs)), k.rows_of("parameters", params)
+        y = k.signals("y", len(step.outputs) if reads_output(adjoint) else 0)
         tape = k.tape_of(tapes) if tapes else None
-        gy, gnext = k.rows_of("gy", k.samples), k.rows_of("gnext", states)
-        gx, gparams = k.rows_of("gx", k.samples), k.rows_of("gparams", params)
+        gy, gnext = k.signals("gy", len(step.outputs)), k.rows_of("gnext", states)
+        gx, gparams = k.signals("gx", len(step.inputs)), k.rows_of("gparams", params)
         gstate = k.rows_of("gstate", states)
         with T.serial(0, tirx.floordiv(k.rows, lanes)) as block:
             row = block * lanes
             p, g, total = k.local(params), k.local(states), k.local(params)
-            xt, yt, gt, tt = k.local(TILE), k.local(TILE), k.local(TILE), k.local(tapes, TILE)
+            xt, yt, gt, gxt = (k.tiles(signals) for signals in (x, y, gy, gx))
+            tt = k.local(tapes, TILE)
             k.load_columns(p, parameters, row, params)
             k.load_columns(g, gnext, row, states)
             with T.serial(0, params) as j, T.serial(0, lanes) as i:
@@ -213,10 +236,9 @@ def backward(step: Step, adjoint: Adjoint, lanes: int, dtype: str) -> tirx.PrimF
             tiles = tirx.floordiv(k.samples + TILE - 1, TILE)
             with T.serial(0, tiles) as number:
                 start = (tiles - 1 - number) * TILE
-                k.read_tile(xt, x, row, start)
-                k.read_tile(gt, gy, row, start)
-                if y is not None:
-                    k.read_tile(yt, y, row, start)
+                k.read_tiles(xt, x, row, start)
+                k.read_tiles(gt, gy, row, start)
+                k.read_tiles(yt, y, row, start)
                 for j in range(tapes):
                     k.read_tile(tt, tape, row, start, j)
                 count = tirx.min(TILE, k.samples - start)
@@ -225,30 +247,29 @@ def backward(step: Step, adjoint: Adjoint, lanes: int, dtype: str) -> tirx.PrimF
 
                     def sample(i: Any, t: Any = t) -> None:
                         values = {id(v): p[j, i] for j, v in enumerate(step.params)}
-                        values[id(step.inputs[0])] = T.bind(xt[t, i])
-                        values[id(adjoint.output_cotangents[0])] = T.bind(gt[t, i])
-                        if y is not None:
-                            values[id(adjoint.outputs[0])] = T.bind(yt[t, i])
+                        values |= k.samples_of(step.inputs, xt, t, i)
+                        values |= k.samples_of(adjoint.output_cotangents, gt, t, i)
+                        values |= k.samples_of(adjoint.outputs[: len(yt)], yt, t, i)
                         for j, v in enumerate(adjoint.tape):
                             values[id(v)] = T.bind(tt[j, t, i])
                         for j, v in enumerate(adjoint.state_cotangents):
                             values[id(v)] = T.bind(g[j, i])
-                        done = k.emit(
-                            [
-                                *adjoint.input_gradients,
-                                *adjoint.state_gradients,
-                                *adjoint.param_gradients,
-                            ],
-                            values,
-                        )
-                        T.buffer_store(gt, done[0], [t, i])
+                        gradients = [
+                            *adjoint.input_gradients,
+                            *adjoint.state_gradients,
+                            *adjoint.param_gradients,
+                        ]
+                        done = iter(k.emit(gradients, values))
+                        for tile in gxt:
+                            T.buffer_store(tile, next(done), [t, i])
                         for j in range(states):
-                            T.buffer_store(g, done[1 + j], [j, i])
+                            T.buffer_store(g, next(done), [j, i])
                         for j in range(params):
-                            T.buffer_store(total, total[j, i] + done[1 + states + j], [j, i])
+                            T.buffer_store(total, total[j, i] + next(done), [j, i])
 
                     k.each_lane(sample)
-                k.write_tile(gx, gt, row, start)
+                for signal, tile in zip(gx, gxt, strict=True):
+                    k.write_tile(signal, tile, row, start)
             k.store_columns(gparams, total, row, params)
             k.store_columns(gstate, g, row, states)
     return builder.get().with_attr("global_symbol", "backward")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -35,39 +35,43 @@ _OPERATIONS: dict[str, Callable[..., Tensor]] = {
     "sin": torch.sin,
     "cos": torch.cos,
     "tanh": torch.tanh,
+    "trunc": torch.trunc,
     "select": torch.where,
 }
 
 
-def run(step: Step, x: Tensor, parameters: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Run a step with one input and one output over the last axis.
+def run(
+    step: Step, signals: Sequence[Tensor], parameters: Tensor, state: Tensor
+) -> tuple[Tensor, ...]:
+    """Run a step over the last axis.
 
     Args:
-        x: (..., channels, samples).
+        signals: (..., channels, samples) each.
         parameters: (count,) shared or (channels, count).
         state: (..., channels, count of states).
 
     Returns:
-        The output, like `x`, and the state after the last sample, like `state`.
+        The outputs, like signals, and the state after the last sample, like `state`.
     """
     params = {id(p): parameters[..., i] for i, p in enumerate(step.params)}
     states = list(state.unbind(-1))
     order = in_order([*step.outputs, *step.next_states])
     outputs = []
-    for sample in x.unbind(-1):
+    like = signals[0]
+    for samples in zip(*(x.unbind(-1) for x in signals), strict=True):
         values: dict[int, Tensor] = dict(params)
-        values[id(step.inputs[0])] = sample
+        values.update({id(x): v for x, v in zip(step.inputs, samples, strict=True)})
         values.update({id(z): v for z, v in zip(step.states, states, strict=True)})
         for expr in order:
             if id(expr) in values:
                 continue
             if expr.op == "const":
-                values[id(expr)] = x.new_tensor(expr.value)
+                values[id(expr)] = like.new_tensor(expr.value)
             elif expr.op == "to_float":
-                values[id(expr)] = values[id(expr.args[0])].to(x.dtype)
+                values[id(expr)] = values[id(expr.args[0])].to(like.dtype)
             else:
                 values[id(expr)] = _OPERATIONS[expr.op](*(values[id(a)] for a in expr.args))
-        outputs.append(values[id(step.outputs[0])].expand_as(sample))
-        states = [values[id(z)].expand_as(sample) for z in step.next_states]
-    y = torch.stack(outputs, -1) if outputs else x.clone()
-    return y, torch.stack(states, -1)
+        outputs.append([values[id(y)].expand_as(samples[0]) for y in step.outputs])
+        states = [values[id(z)].expand_as(samples[0]) for z in step.next_states]
+    results = [torch.stack(y, -1) for y in zip(*outputs, strict=True)]
+    return (*(results or [like.clone() for _ in step.outputs]), torch.stack(states, -1))

@@ -28,6 +28,8 @@ BLOCK_MODULES = (
     "rfft",
     "spectrum",
     "bands",
+    "between",
+    "table",
 )
 
 TypeRule = Callable[["Sequence[relax.Expr]"], "relax.Type"]
@@ -224,12 +226,16 @@ def integer(operator_name: str, what: str, value: relax.Expr, *, least: int) -> 
 # ---- sample-wise operators: a type rule is all that Relax needs
 
 
-def _float_rule(name: str, width: int, state_width: int, *, sections: bool) -> TypeRule:
+def _float_rule(
+    name: str, width: int, state_width: int, *, sections: bool = False, outputs: int = 1
+) -> TypeRule:
     def rule(args: Sequence[relax.Expr]) -> relax.Type:
         from tvm import relax
 
-        x, coefficients, state = args
-        channels, samples = signal_shape(name, x)
+        *signals, coefficients, state = args
+        channels, samples = signal_shape(name, signals[0])
+        for other in signals[1:]:
+            expect_shape(name, "a signal", other, (channels, samples), dtype="float32")
         given = shape_of(name, "coefficients", coefficients)
         count = (given[-2] if len(given) >= 2 else 1,) if sections else ()
         parameter = (*count, width)
@@ -237,7 +243,8 @@ def _float_rule(name: str, width: int, state_width: int, *, sections: bool) -> T
             name, "coefficients", coefficients, parameter, (channels, *parameter), dtype="float32"
         )
         expect_shape(name, "state", state, (channels, *count, state_width), dtype="float32")
-        return relax.TupleType([signal_type(channels, samples), state.ty])
+        results = [signal_type(channels, samples) for _ in range(outputs)]
+        return relax.TupleType([*results, state.ty])
 
     return rule
 
@@ -277,8 +284,11 @@ def signal_type(*shape: int) -> relax.Type:
 _FILTER = ("x", "coefficients", "state")
 define(RelaxOperator("sos", _FILTER, _float_rule("sos", 5, 2, sections=True)))
 define(RelaxOperator("svf", _FILTER, _float_rule("svf", 6, 2, sections=True)))
-define(RelaxOperator("first_order", _FILTER, _float_rule("first_order", 3, 1, sections=False)))
-define(RelaxOperator("envelope", _FILTER, _float_rule("envelope", 2, 1, sections=False)))
+define(RelaxOperator("first_order", _FILTER, _float_rule("first_order", 3, 1)))
+define(RelaxOperator("envelope", _FILTER, _float_rule("envelope", 2, 1)))
+define(RelaxOperator("oscillator", _FILTER, _float_rule("oscillator", 4, 3)))
+define(RelaxOperator("noise", _FILTER, _float_rule("noise", 1, 3)))
+define(RelaxOperator("player", _FILTER, _float_rule("player", 5, 3, outputs=2)))
 define(
     RelaxOperator(
         "event_counter", ("x", "thresholds", "state", "refractory_samples"), _event_counter_rule

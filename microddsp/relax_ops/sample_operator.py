@@ -15,12 +15,15 @@ class SampleOperator:
     `step(count)` gives the step for `count` parameters of a channel. Parameters are flattened
     row by row, states too; `parameter_rank` is the rank of parameters that all channels share
     (one more if every channel has its own), `state_shape(count)` the shape of a channel's state.
+    `inputs` names the signals that go in, all of one shape; `outputs` come out, of that shape too.
     """
 
     name: str
     step: Callable[[int], Step]
     parameter_rank: int
     state_shape: Callable[[int], tuple[int, ...]]
+    inputs: tuple[str, ...] = ("x",)
+    outputs: int = 1
 
 
 SAMPLE_OPERATORS: dict[str, SampleOperator] = {}

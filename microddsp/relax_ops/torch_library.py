@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,91 +16,84 @@ from microddsp.relax_ops.torch_operator import plain, plain_backward, traced
 
 def register(operator: SampleOperator) -> None:
     """Make `torch.ops.microddsp.<name>` and its backward operator."""
-
-    def forward(x: Tensor, coefficients: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        return _run(operator, x, coefficients, state)
-
-    def backward(
-        x: Tensor, coefficients: Tensor, state: Tensor, gy: Tensor, gstate: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return _differentiate(operator, x, coefficients, state, gy, gstate)
-
-    _connect(operator.name, forward, backward, lambda: operator)
+    _connect(operator.name, operator.inputs, operator.outputs, "", lambda: operator)
 
 
 def register_family(name: str, find: Callable[[str], SampleOperator]) -> None:
-    """Make `torch.ops.microddsp.<name>` for operators told apart by a text, the last argument."""
-
-    def forward(x: Tensor, coefficients: Tensor, state: Tensor, text: str) -> tuple[Tensor, Tensor]:
-        return _run(find(text), x, coefficients, state)
-
-    def backward(
-        x: Tensor, coefficients: Tensor, state: Tensor, gy: Tensor, gstate: Tensor, text: str
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return _differentiate(find(text), x, coefficients, state, gy, gstate)
-
-    _connect(name, forward, backward, find)
+    """Make `torch.ops.microddsp.<name>` for operators told apart by a text, the last argument.
+    They take one signal and give one."""
+    _connect(name, ("x",), 1, ", str text", find)
 
 
-def _run(
-    operator: SampleOperator, x: Tensor, coefficients: Tensor, state: Tensor
-) -> tuple[Tensor, Tensor]:
-    if x.device.type != "cpu":
-        return plain(operator, x, coefficients, state)
-    y, following, _ = run_forward(operator, x, coefficients, state, taped=False)
-    return y, following
+def _run(operator: SampleOperator, *values: Tensor) -> tuple[Tensor, ...]:
+    if values[0].device.type != "cpu":
+        return plain(operator, *values)
+    *signals, coefficients, state = values
+    return tuple(run_forward(operator, signals, coefficients, state, taped=False)[0])
 
 
 def _differentiate(
-    operator: SampleOperator,
-    x: Tensor,
-    coefficients: Tensor,
-    state: Tensor,
-    gy: Tensor,
-    gstate: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    if x.device.type != "cpu":
+    operator: SampleOperator, values: Sequence[Tensor], cotangents: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    if values[0].device.type != "cpu":
         with torch.enable_grad():
-            leaves = [v.detach().requires_grad_() for v in (x, coefficients, state)]
+            leaves = [v.detach().requires_grad_() for v in values]
             results = plain(operator, *leaves)
-        gradients = torch.autograd.grad(
-            results, leaves, (gy, gstate), allow_unused=True, materialize_grads=True
+        return torch.autograd.grad(
+            results, leaves, cotangents, allow_unused=True, materialize_grads=True
         )
-        return gradients[0], gradients[1], gradients[2]
-    _, _, saved = run_forward(operator, x, coefficients, state, taped=True)
-    return run_backward(operator, x, coefficients, saved, gy, gstate)
+    *signals, coefficients, state = values
+    _, saved = run_forward(operator, signals, coefficients, state, taped=True)
+    return tuple(run_backward(operator, signals, coefficients, saved, cotangents))
 
 
 def _connect(
     name: str,
-    forward: Callable[..., Any],
-    backward: Callable[..., Any],
+    inputs: Sequence[str],
+    outputs: int,
+    text: str,
     find: Callable[..., SampleOperator],
 ) -> None:
-    """Both as operators of torch, with shapes and derivatives; what follows the state is text."""
-    one = torch.library.custom_op(f"microddsp::{name}", forward, mutates_args=())
-    two = torch.library.custom_op(f"microddsp::{name}_backward", backward, mutates_args=())
-    one.register_fake(
-        lambda x, coefficients, state, *_: (x.new_empty(x.shape), state.new_empty(state.shape))
+    """Forward and backward as operators of torch, with shapes and derivatives."""
+    count, results = len(inputs) + 2, outputs + 1
+
+    def forward(*arguments: Any) -> tuple[Tensor, ...]:
+        return _run(find(*arguments[count:]), *arguments[:count])
+
+    def backward(*arguments: Any) -> tuple[Tensor, ...]:
+        operator = find(*arguments[count + results :])
+        return _differentiate(operator, arguments[:count], arguments[count : count + results])
+
+    def like(*values: Tensor) -> tuple[Tensor, ...]:
+        return tuple(v.new_empty(v.shape) for v in values)
+
+    known = ", ".join(f"Tensor {given}" for given in (*inputs, "coefficients", "state"))
+    cotangents = ", ".join(f"Tensor g{i}" for i in range(results))
+    one = torch.library.custom_op(
+        f"microddsp::{name}",
+        forward,
+        mutates_args=(),
+        schema=f"({known}{text}) -> ({', '.join(['Tensor'] * results)})",
     )
-    two.register_fake(
-        lambda x, coefficients, state, *_: (
-            x.new_empty(x.shape),
-            coefficients.new_empty(coefficients.shape),
-            state.new_empty(state.shape),
-        )
+    two = torch.library.custom_op(
+        f"microddsp::{name}_backward",
+        backward,
+        mutates_args=(),
+        schema=f"({known}, {cotangents}{text}) -> ({', '.join(['Tensor'] * count)})",
     )
+    one.register_fake(lambda *a: like(*(a[0] for _ in range(outputs)), a[count - 1]))
+    two.register_fake(lambda *a: like(*a[:count]))
 
     def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.save_for_backward(*inputs[:3])
-        ctx.text = inputs[3:]
+        ctx.save_for_backward(*inputs[:count])
+        ctx.text = inputs[count:]
 
-    def differentiate_op(ctx: Any, gy: Tensor, gstate: Tensor) -> Any:
-        x, coefficients, state = ctx.saved_tensors
-        if torch.is_grad_enabled() and not traced(x, coefficients, state):
-            gradients = plain_backward(find(*ctx.text), x, coefficients, state, gy, gstate)
+    def differentiate_op(ctx: Any, *cotangents: Tensor) -> Any:
+        values = ctx.saved_tensors
+        if torch.is_grad_enabled() and not traced(*values):
+            gradients = plain_backward(find(*ctx.text), values, cotangents)
         else:
-            gradients = two(x, coefficients, state, gy, gstate, *ctx.text)
+            gradients = two(*values, *cotangents, *ctx.text)
         return (*gradients, *(None for _ in ctx.text))
 
     one.register_autograd(differentiate_op, setup_context=setup)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -36,10 +37,13 @@ def _calls_out(operator: SampleOperator, count: int) -> bool:
 class _Rows:
     """A call as rows: batch times channels, padded to a multiple of the lanes."""
 
-    def __init__(self, operator: SampleOperator, x: Tensor, parameters: Tensor) -> None:
-        self.channels, samples = x.shape[-2], x.shape[-1]
+    def __init__(
+        self, operator: SampleOperator, signals: Sequence[Tensor], parameters: Tensor
+    ) -> None:
+        self.shape = signals[0].shape
+        self.channels, samples = self.shape[-2:]
         self.count = math.prod(parameters.shape[-operator.parameter_rank :])
-        self.rows = x.numel() // samples
+        self.rows = signals[0].numel() // samples
         together = 4 if self.rows <= 4 else 8
         self.lanes = 1 if self.rows == 1 or _calls_out(operator, self.count) else together
         self.shared = parameters.dim() == operator.parameter_rank
@@ -48,8 +52,8 @@ class _Rows:
         batch = self.rows // max(self.channels, 1)
         flat = flat.expand(self.rows, -1) if self.shared else flat.repeat(batch, 1)
         self.parameters = self.pad(flat)
-        self.x = self.pad(x)
-        self.kernels = step_kernels(operator, self.count, self.lanes, _DTYPES[x.dtype])
+        self.signals = [self.pad(x) for x in signals]
+        self.kernels = step_kernels(operator, self.count, self.lanes, _DTYPES[signals[0].dtype])
 
     def pad(self, value: Tensor) -> Tensor:
         value = value.reshape(self.rows, -1)
@@ -58,13 +62,13 @@ class _Rows:
             value = torch.cat([value, value.new_zeros(missing, *value.shape[1:])])
         return value.contiguous()
 
-    def new(self, like: Tensor) -> tuple[Tensor, Tensor]:
+    def new(self, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
         """A tensor to be filled, and the rows a kernel fills: its own memory where no lane is
         padding. The tensor is no view, so that users may change it in place."""
-        result = self.x.new_empty(like.shape)
+        result = self.parameters.new_empty(shape)
         rows = result.view(self.rows, -1)
         if self.rows % self.lanes:
-            rows = rows.new_empty(self.x.shape[0], rows.shape[1])
+            rows = rows.new_empty(self.parameters.shape[0], rows.shape[1])
         return result, rows
 
     def fill(self, result: Tensor, rows: Tensor) -> Tensor:
@@ -72,6 +76,9 @@ class _Rows:
         if self.rows % self.lanes:
             result.view(self.rows, -1).copy_(rows[: self.rows])
         return result
+
+    def fill_all(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        return [self.fill(result, rows) for result, rows in pairs]
 
     def gradient(self, value: Tensor) -> Tensor:
         """Gradients of the parameters from those of each row."""
@@ -82,104 +89,118 @@ class _Rows:
 
 
 def forward(
-    operator: SampleOperator, x: Tensor, parameters: Tensor, state: Tensor, *, taped: bool
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Output, next state and what the backward pass needs."""
-    if not x.numel():
-        return x.new_empty(x.shape), state.clone(), []
-    rows = _Rows(operator, x, parameters)
-    y, y_rows = rows.new(x)
-    following, following_rows = rows.new(state)
+    operator: SampleOperator,
+    signals: Sequence[Tensor],
+    parameters: Tensor,
+    state: Tensor,
+    *,
+    taped: bool,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Outputs and next state, and what the backward pass needs."""
+    like = signals[0]
+    if not like.numel():
+        return [*(like.new_empty(like.shape) for _ in range(operator.outputs)), state.clone()], []
+    rows = _Rows(operator, signals, parameters)
+    outputs = [rows.new(like.shape) for _ in range(operator.outputs)]
+    following = rows.new(state.shape)
     adjoint = _adjoint(operator, rows.count)
     tapes = len(adjoint.tape) if taped else 0
-    tape = [x.new_empty(tapes, *rows.x.shape)] if tapes else []
-    kernel = rows.kernels["taped" if taped else "forward"]
-    kernel(rows.x, rows.parameters, rows.pad(state), y_rows, *tape, following_rows)
-    rows.fill(y, y_rows)
+    tape = [like.new_empty(tapes, *rows.signals[0].shape)] if tapes else []
+    rows.kernels["taped" if taped else "forward"](
+        *rows.signals,
+        rows.parameters,
+        rows.pad(state),
+        *(y for _, y in outputs),
+        *tape,
+        following[1],
+    )
+    results = rows.fill_all([*outputs, following])
     saved = []
     if taped and reads_output(adjoint):
         # the result itself, so that torch notices if the user changes it before the backward pass
-        saved.append(y_rows if rows.rows % rows.lanes else y)
-    return y, rows.fill(following, following_rows), saved + tape
+        saved = [y_rows if rows.rows % rows.lanes else y for y, y_rows in outputs]
+    return results, saved + tape
 
 
 def backward(
     operator: SampleOperator,
-    x: Tensor,
+    signals: Sequence[Tensor],
     parameters: Tensor,
-    saved: list[Tensor],
-    gy: Tensor,
-    gstate: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    if not x.numel():
-        return x.new_empty(x.shape), torch.zeros_like(parameters), gstate.clone()
-    rows = _Rows(operator, x, parameters)
-    gx, gx_rows = rows.new(x)
-    gstart, gstart_rows = rows.new(gstate)
+    saved: Sequence[Tensor],
+    cotangents: Sequence[Tensor],
+) -> list[Tensor]:
+    """Gradients of signals, parameters and state, from those of the outputs and the next state."""
+    like, (*gys, gstate) = signals[0], cotangents
+    if not like.numel():
+        empty = [x.new_empty(x.shape) for x in signals]
+        return [*empty, torch.zeros_like(parameters), gstate.clone()]
+    rows = _Rows(operator, signals, parameters)
+    gxs = [rows.new(x.shape) for x in signals]
+    gstart = rows.new(gstate.shape)
     gp = torch.empty_like(rows.parameters)
     if reads_output(_adjoint(operator, rows.count)):
-        saved = [saved[0].view(rows.x.shape), *saved[1:]]
+        count = operator.outputs
+        saved = [*(y.view(rows.signals[0].shape) for y in saved[:count]), *saved[count:]]
     rows.kernels["backward"](
-        rows.x,
+        *rows.signals,
         rows.parameters,
         *saved,
-        rows.pad(gy),
+        *(rows.pad(g) for g in gys),
         rows.pad(gstate),
-        gx_rows,
+        *(g for _, g in gxs),
         gp,
-        gstart_rows,
+        gstart[1],
     )
-    return rows.fill(gx, gx_rows), rows.gradient(gp), rows.fill(gstart, gstart_rows)
+    return [*rows.fill_all(gxs), rows.gradient(gp), rows.fill(*gstart)]
 
 
 class _Recursion(torch.autograd.Function):
     """The eager path in training: the forward pass keeps its tape."""
 
     @staticmethod
-    def forward(
-        ctx: Any, operator: SampleOperator, x: Tensor, parameters: Tensor, state: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        y, following, saved = forward(operator, x, parameters, state, taped=True)
+    def forward(ctx: Any, operator: SampleOperator, *values: Tensor) -> tuple[Tensor, ...]:
+        *signals, parameters, state = values
+        results, saved = forward(operator, signals, parameters, state, taped=True)
         ctx.operator = operator
-        ctx.save_for_backward(x, parameters, state, *saved)
-        return y, following
+        ctx.save_for_backward(*values, *saved)
+        return tuple(results)
 
     @staticmethod
-    def backward(ctx: Any, gy: Tensor, gstate: Tensor) -> tuple[Tensor | None, ...]:
-        x, parameters, state, *saved = ctx.saved_tensors
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        count = len(ctx.operator.inputs)
+        signals, (parameters, state, *saved) = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
         if torch.is_grad_enabled():  # create_graph: somebody will differentiate this again
-            return (None, *plain_backward(ctx.operator, x, parameters, state, gy, gstate))
-        return (None, *backward(ctx.operator, x, parameters, saved, gy, gstate))
+            values = (*signals, parameters, state)
+            return (None, *plain_backward(ctx.operator, values, cotangents))
+        return (None, *backward(ctx.operator, signals, parameters, saved, cotangents))
 
 
 def plain_backward(
-    operator: SampleOperator,
-    x: Tensor,
-    parameters: Tensor,
-    state: Tensor,
-    gy: Tensor,
-    gstate: Tensor,
+    operator: SampleOperator, values: Sequence[Tensor], cotangents: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
-    """Gradients that can be differentiated again, by the plain recursion; slow."""
+    """Gradients that can be differentiated again, by the plain recursion; slow. `values` are the
+    signals, the parameters and the state."""
     # views: what x itself was made of is the business of others
-    inputs = [
-        v.view_as(v) if v.requires_grad else v.detach().requires_grad_()
-        for v in (x, parameters, state)
-    ]
-    results = plain(operator, *inputs)
+    inputs = [v.view_as(v) if v.requires_grad else v.detach().requires_grad_() for v in values]
     return torch.autograd.grad(
-        results, inputs, (gy, gstate), create_graph=True, allow_unused=True, materialize_grads=True
+        plain(operator, *inputs),
+        inputs,
+        cotangents,
+        create_graph=True,
+        allow_unused=True,
+        materialize_grads=True,
     )
 
 
-def plain(
-    operator: SampleOperator, x: Tensor, coefficients: Tensor, state: Tensor
-) -> tuple[Tensor, Tensor]:
+def plain(operator: SampleOperator, *values: Tensor) -> tuple[Tensor, ...]:
+    """Outputs and next state of `(signals.., parameters, state)` by torch's own operations."""
+    *signals, coefficients, state = values
     rank = operator.parameter_rank
     flat = coefficients.reshape(*coefficients.shape[: coefficients.dim() - rank], -1)
     step = operator.step(flat.shape[-1])
-    y, following = reference.run(step, x, flat, state.reshape(*x.shape[:-1], -1))
-    return y, following.reshape(state.shape)
+    start = state.reshape(*signals[0].shape[:-1], -1)
+    *outputs, following = reference.run(step, signals, flat, start)
+    return (*outputs, following.reshape(state.shape))
 
 
 def apply(
@@ -192,15 +213,31 @@ def apply(
     Raises:
         SignalError: Shapes or types that do not fit together.
     """
-    check(operator, x, coefficients, state)
-    if traced(x, coefficients, state):
-        return getattr(torch.ops.microddsp, operator.name)(x, coefficients, state, *text)
-    if x.device.type != "cpu" or transformed():
-        return plain(operator, x, coefficients, state)
-    if torch.is_grad_enabled() and any(v.requires_grad for v in (x, coefficients, state)):
-        return _Recursion.apply(operator, x, coefficients, state)
-    y, following, _ = forward(operator, x, coefficients, state, taped=False)
+    y, following = apply_all(operator, [x], coefficients, state, *text)
     return y, following
+
+
+def apply_all(
+    operator: SampleOperator,
+    signals: Sequence[Tensor],
+    coefficients: Tensor,
+    state: Tensor,
+    *text: str,
+) -> tuple[Tensor, ...]:
+    """As `apply`, with any number of signals in and out; the next state is the last result.
+
+    Raises:
+        SignalError: See `apply`.
+    """
+    check(operator, signals, coefficients, state)
+    values = (*signals, coefficients, state)
+    if traced(*values):
+        return tuple(getattr(torch.ops.microddsp, operator.name)(*values, *text))
+    if signals[0].device.type != "cpu" or transformed():
+        return plain(operator, *values)
+    if torch.is_grad_enabled() and any(v.requires_grad for v in values):
+        return tuple(_Recursion.apply(operator, *values))
+    return tuple(forward(operator, signals, coefficients, state, taped=False)[0])
 
 
 def call(operator: CustomOpDef, *arguments: Any) -> Any:
@@ -229,24 +266,35 @@ def transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
-def check(operator: SampleOperator, x: Tensor, coefficients: Tensor, state: Tensor) -> None:
+def check(
+    operator: SampleOperator, signals: Sequence[Tensor], coefficients: Tensor, state: Tensor
+) -> None:
     """Refuse what the kernels would misread.
 
     Raises:
         SignalError: See `apply`.
     """
     where = f"microddsp.{operator.name}"
+    x = signals[0]
     if x.dim() < 2:
         raise SignalError(
             f"a signal is (..., channels, samples), got {tuple(x.shape)}", where=where
         )
     if x.dtype not in _DTYPES:
         raise SignalError(f"a signal is float32 or float64, not {x.dtype}", where=where)
-    for what, value in (("coefficients", coefficients), ("state", state)):
+    named = zip(operator.inputs, signals, strict=True)
+    for what, value in (*named, ("coefficients", coefficients), ("state", state)):
         if value.dtype != x.dtype or value.device != x.device:
             raise SignalError(
-                f"{what} are {value.dtype} on {value.device}, "
-                f"the signal is {x.dtype} on {x.device}",
+                f"{what} must be {x.dtype} on {x.device} like the signal, "
+                f"got {value.dtype} on {value.device}",
+                where=where,
+            )
+    for what, value in zip(operator.inputs, signals, strict=True):
+        if value.shape != x.shape:
+            raise SignalError(
+                f"{what} of shape {tuple(value.shape)} does not fit {operator.inputs[0]} of "
+                f"shape {tuple(x.shape)}",
                 where=where,
             )
     rank = operator.parameter_rank

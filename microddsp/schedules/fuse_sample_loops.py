@@ -12,6 +12,7 @@ from tvm.ir import IRModule
 from tvm.ir.transform import PassContext
 
 from microddsp.relax_ops.expression import Expr, select, unary
+from microddsp.relax_ops.recurrence import NAME as RECURRENCE
 from microddsp.relax_ops.recurrence import operator as recurrence_of
 from microddsp.relax_ops.sample_operator import SAMPLE_OPERATORS
 from microddsp.schedules.filter_form import split_gain
@@ -222,19 +223,22 @@ def _emit_loop(
             signals[b.var, 1] = event
             tensors[b.var, 2] = following
         elif kind in SAMPLE_CALLS:
-            x, coefficients, state, *text = call.args
+            given = list(call.args)
             operator = (
-                recurrence_of(str(text[0].value))
-                if text
+                recurrence_of(str(given.pop().value))
+                if kind == f"dsp.{RECURRENCE}"
                 else SAMPLE_OPERATORS[kind.removeprefix("dsp.")]
             )
+            *inputs, coefficients, state = given
             params = parameters(coefficients, operator.parameter_rank)
             step = operator.step(len(params))
             if kind == "dsp.sos":
                 step = split_gain(step, params)
-            results, following = loop.apply(step, [signal(x)], params, tensor(state))
-            signals[b.var, 0] = results[0]
-            tensors[b.var, 1] = following
+            results, following = loop.apply(
+                step, [signal(x) for x in inputs], params, tensor(state)
+            )
+            signals.update({(b.var, i): value for i, value in enumerate(results)})
+            tensors[b.var, len(results)] = following
         elif kind == "relax.broadcast_to":
             signals[b.var, -1] = signal(call.args[0])
         elif kind == "relax.clip":

@@ -83,6 +83,14 @@ FILTERS: dict[str, Callable[[], nn.Module]] = {
         [0.0, 0.5, 0.2, -0.1], [1.0, -0.9, 0.5, -0.2, 0.05], sample_rate_hz=RATE
     ),
     "higher rate": lambda: dsp.Resample(3, 1, half_width=3),
+    "tones": lambda: nn.Sequential(
+        dsp.Gain(100.0), dsp.Oscillator([300.0, 1234.5], phase=0.1, sample_rate_hz=RATE)
+    ),
+    "noise": lambda: nn.Sequential(dsp.Gain(0.0), dsp.Noise([0.5, 0.1], seed=7)),
+    "curve": lambda: dsp.Table([0.5, 1.0, -1.0, 0.25], low=-1.0, high=1.0),
+    "curves": lambda: dsp.Table([[0.5, 1.0, -1.0], [0.0, 2.0, 1.0]]),
+    "recording": lambda: dsp.Waveform([0.5, 1.0, -1.0, 0.25, 0.75], speed=0.7),
+    "loop": lambda: dsp.Waveform([[0.5, 1.0, -1.0], [1.0, 0.0, 3.0]], speed=0.61, loop=True),
     "choice": lambda: chosen(1),
     "allpass": lambda: dsp.Biquad.allpass(500.0, 0.7, sample_rate_hz=RATE),
     "equaliser": lambda: nn.Sequential(

@@ -55,6 +55,14 @@ BLOCKS: dict[str, Callable[[], dsp.Block]] = {
     "smooth learnable delay": lambda: dsp.LearnableDelay(
         0.0036, max_s=0.008, sample_rate_hz=FS, interpolation="lagrange"
     ),
+    "oscillator": lambda: dsp.Oscillator([123.0, 310.0], phase=0.2, sample_rate_hz=FS),
+    "noise": lambda: dsp.Noise([0.1, 0.5], seed=3),
+    "curve": lambda: dsp.Table([0.0, 1.0, 0.5, -2.0], low=-1.03, high=3.02),
+    "curves": lambda: dsp.Table([[0.0, 1.0, 0.5], [1.0, 0.0, 3.0]]),
+    "recording": lambda: dsp.Waveform([0.5, 1.0, -1.0, 0.25, 0.75], speed=0.7),
+    "loops": lambda: dsp.Waveform(
+        [[0.5, 1.0, -1.0], [1.0, 0.0, 3.0]], speed=[0.61, 1.3], loop=True
+    ),
     "rms": lambda: dsp.RMS([0.005, 0.02], sample_rate_hz=FS),
     "rms of a window": lambda: dsp.RMS(window_s=0.007, sample_rate_hz=FS),
     "general recursion": lambda: dsp.IIR([0.5, 0.2, -0.1, 0.3], [1, -0.9, 0.5], sample_rate_hz=FS),
@@ -162,7 +170,7 @@ ONE_CHANNEL = (
     "heights of bands",
     "heights of gammatone bands",
 )
-WITHOUT_STATE = ("decimation", "gain", "offset", "mix")
+WITHOUT_STATE = ("decimation", "gain", "offset", "mix", "curve", "curves")
 
 every_block = pytest.mark.parametrize("name", BLOCKS)
 every_learning_block = pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from torch import Tensor
 from tvm import relax
 
 from microddsp.errors import ParameterError, SignalError
+from microddsp.relax_ops.between import between
 from microddsp.relax_ops.causal_conv1d import causal_conv1d
 from microddsp.relax_ops.decimate import decimate
 from microddsp.relax_ops.delay import delay
@@ -23,6 +24,7 @@ from microddsp.relax_ops.first_sample import first_sample
 from microddsp.relax_ops.frames import frames
 from microddsp.relax_ops.registry import call
 from microddsp.relax_ops.resample import resample
+from microddsp.relax_ops.table import table
 from microddsp.relax_ops.tapped_delay import tapped_delay
 
 STREAM = settings(max_examples=25, deadline=None)
@@ -222,6 +224,10 @@ def test_resampling_chunks_is_resampling_the_whole(sizes: list[int], up: int, le
         (lambda x, s: delay(x, 7, s), [(3, 5), (3, 7)]),
         (lambda x, t, s: tapped_delay(x, t, ints(1), s), [(2, 2, 5), (3,), (2, 2, 6)]),
         (lambda x, t, s: tapped_delay(x, t, ints(0, 4), s), [(2, 2, 5), (2, 2), (2, 2, 6)]),
+        (lambda d, v: between(ints(1, 0, 2, 2, 0).double().expand(d.shape), d, v), [(3, 5), (4,)]),
+        (lambda d, v: between(ints(0, 1, 0).double().expand(d.shape), d, v), [(2, 2, 3), (2, 3)]),
+        (table, [(2, 3, 5), (4,)]),
+        (table, [(2, 3, 5), (3, 2)]),
         (lambda x, t, s: resample(x, t, s, 3, 2), [(2, 2, 6), (9,), (2, 2, 2)]),
         (lambda x, t, s: resample(x, t, s, 2, 5), [(1, 5), (2,), (1, 0)]),
     ],
@@ -248,6 +254,8 @@ def test_gradients_themselves_have_gradients() -> None:
         ("first_sample", [(2, 4), (3,), (2, 3), (2, 1), (1,)]),
         ("delay", [(2, 4), 5, (2, 5)]),
         ("tapped_delay", [(2, 4), (3,), ints(1, 2), (2, 5)]),
+        ("table", [(2, 4), (2, 3)]),
+        ("between", [(2, 4), (2, 4), (2, 3)]),
         ("resample", [(2, 4), (6,), (2, 1), 3, 2]),
     ],
 )
@@ -303,6 +311,13 @@ def test_torch_accepts_the_operator_as_registered(name: str, arguments: list[obj
             SignalError,
             "int32",
         ),
+        (lambda: table(torch.zeros(1, 4), torch.ones(1)), SignalError, "at least two"),
+        (
+            lambda: between(torch.zeros(1, 4), torch.zeros(1, 3), torch.ones(2)),
+            SignalError,
+            "differ",
+        ),
+        (lambda: table(torch.zeros(2, 4), torch.ones(3, 2)), SignalError, r"\(2, length\)"),
         (
             lambda: resample(torch.zeros(1, 4), torch.ones(4), torch.zeros(1, 1), 2, 4),
             ParameterError,
@@ -498,3 +513,28 @@ def test_the_resample_kernel_streams_like_torch(
     taps, state = normal(count), normal(2, count // up - 1)
     got = stream("resample", blocks, [taps, None, up, down], [state])
     compare(got, lambda x, s: resample(x, torch.from_numpy(taps), s, up, down), blocks, state)
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 2)])
+def test_the_table_kernel_reads_like_torch(shape: tuple[int, ...]) -> None:
+    nan, inf = float("nan"), float("inf")
+    x = np.array([[-3.0, -0.0, 0.5, 1.0, 3.999, 4.0, 9.0, nan]] * 2, "float32")
+    x[1, 1:4] = inf, -inf, 0.25
+    values = normal(*shape)
+    outputs, _ = stream("table", [x], [values], [])
+    expected = table(torch.from_numpy(x), torch.from_numpy(values))
+    np.testing.assert_allclose(outputs[0], expected, rtol=1e-6, atol=1e-6)
+    assert np.isnan(outputs[0][:, -1]).all()
+
+
+def test_the_between_kernel_reads_like_torch() -> None:
+    nan, inf = float("nan"), float("inf")
+    index = np.array([[0.0, 1.0, 2.0, 3.0, 7.0, -2.0, nan, -inf]], "float32")
+    share, values = np.abs(normal(1, 8)), normal(4)
+    outputs, _ = stream("between", [index], [share, values], [])
+    expected = between(*(torch.from_numpy(v) for v in (index, share, values)))
+    np.testing.assert_allclose(outputs[0], expected, rtol=1e-6, atol=1e-6)
+    assert np.isfinite(outputs[0]).all()
+    assert float(expected[0, 4]) == pytest.approx(
+        values[2] + share[0, 4] * (values[3] - values[2]), rel=1e-5
+    )

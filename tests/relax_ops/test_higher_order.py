@@ -57,6 +57,20 @@ OPERATORS: dict[str, Callable[[], tuple[Callable, list[Tensor]]]] = {
         lambda x, p, z: ops.recurrence(x, p, z, "1 1; mul p0 z0; tanh v0; add x0 v1 | v2 | v1"),
         [random(C, N), random(1), random(C, 1)],
     ),
+    "oscillator": lambda: (
+        ops.oscillator,
+        [random(C, N), torch.tensor([9e5, 5e6, 0.2, 9.0]).double(), random(C, 3)],
+    ),
+    "noise": lambda: (ops.noise, [random(C, N), random(1), random(C, 3).abs() * 100]),
+    "player": lambda: (
+        ops.player,
+        [random(C, N), torch.tensor([1.0, 0.7, 3.3, 1.0, -3.3]).double(), random(C, 3)],
+    ),
+    "table": lambda: (ops.table, [random(C, N) + 1.0, random(4)]),
+    "between": lambda: (
+        lambda share, values: ops.between(torch.ones(C, N).double(), share, values),
+        [random(C, N), random(C, 4)],
+    ),
     "rfft": lambda: (ops.rfft, [random(C, 8)]),
     "spectrum": lambda: (lambda x, w: ops.spectrum(x, w, 2), [random(3, C, 8), random(8)]),
     "bands": lambda: (ops.bands, [random(C, 4, N).abs(), random(2, 4)]),

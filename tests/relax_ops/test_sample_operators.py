@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from microddsp.errors import SignalError
-from microddsp.relax_ops import envelope, first_order, sos, svf
+from microddsp.relax_ops import envelope, first_order, noise, oscillator, player, sos, svf
 from microddsp.relax_ops.sample_operator import SAMPLE_OPERATORS
 from microddsp.relax_ops.torch_operator import plain
 
-Operator = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+Operator = Callable[..., tuple[torch.Tensor, ...]]
 
 
 def sos_of(order: int) -> torch.Tensor:
@@ -32,6 +32,13 @@ CASES = {
     "sos": (sos, lambda: sos_of(2), (2, 2)),
     "svf": (svf, lambda: svf_of(2), (2, 2)),
     "first_order": (first_order, lambda: torch.tensor([0.5, 0.2, -0.7]).double(), (1,)),
+    "oscillator": (
+        oscillator,
+        lambda: torch.tensor([900.0, 5e6, 0.2, 90.0]).double(),
+        (3,),
+    ),
+    "noise": (noise, lambda: torch.tensor([0.3]).double(), (3,)),
+    "player": (player, lambda: torch.tensor([1.0, 0.7, 5.3, 1.0, -5.3]).double(), (3,)),
     "envelope": (envelope, lambda: torch.tensor([0.4, 0.05]).double(), (1,)),
 }
 every_case = pytest.mark.parametrize("name", sorted(CASES))
@@ -44,9 +51,11 @@ def arguments(name: str, *batch: int, samples: int, per_channel: bool = False):
         scale = torch.linspace(0.8, 1.0, batch[-1]).double()
         coefficients = coefficients * scale.reshape(-1, *([1] * coefficients.dim()))
     generator = torch.Generator().manual_seed(3)
-    x = torch.randn(*batch, samples, generator=generator, dtype=torch.float64)
-    state = torch.randn(*batch, *state_shape, generator=generator, dtype=torch.float64)
-    return operator, x, coefficients, state
+    shapes = [(*batch, samples)] * len(SAMPLE_OPERATORS[name].inputs) + [(*batch, *state_shape)]
+    *signals, state = (
+        torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes
+    )
+    return operator, *signals, coefficients, state
 
 
 def test_sections_equal_scipy_with_its_own_state() -> None:
@@ -118,13 +127,14 @@ def test_the_torch_operator_passes_opcheck(name: str) -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=5), st.integers(1, 9))
 def test_any_chunking_equals_the_whole(name: str, sizes: list[int], channels: int) -> None:
-    operator, x, coefficients, state = arguments(name, channels, samples=sum(sizes))
-    whole, last = operator(x, coefficients, state)
+    operator, *signals, coefficients, state = arguments(name, channels, samples=sum(sizes))
+    *whole, last = operator(*signals, coefficients, state)
     parts = []
-    for part in x.split(sizes, -1):
-        y, state = operator(part, coefficients, state)
-        parts.append(y)
-    torch.testing.assert_close(torch.cat(parts, -1), whole, rtol=0, atol=0)
+    for part in zip(*(x.split(sizes, -1) for x in signals), strict=True):
+        *outputs, state = operator(*part, coefficients, state)
+        parts.append(outputs)
+    joined = [torch.cat(y, -1) for y in zip(*parts, strict=True)]
+    torch.testing.assert_close(joined, whole, rtol=0, atol=0)
     torch.testing.assert_close(state, last, rtol=0, atol=0)
 
 
@@ -134,11 +144,9 @@ def test_any_chunking_equals_the_whole(name: str, sizes: list[int], channels: in
 def test_the_plain_torch_recursion_gives_the_same(name, dtype, batch) -> None:
     operator, *values = arguments(name, *batch, samples=37)
     values = [v.to(dtype) for v in values]
-    y, state = operator(*values)
-    expected, last = plain(SAMPLE_OPERATORS[name], *values)
     tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {}
-    torch.testing.assert_close(y, expected, **tolerance)
-    torch.testing.assert_close(state, last, **tolerance)
+    expected = plain(SAMPLE_OPERATORS[name], *values)
+    torch.testing.assert_close(operator(*values), expected, **tolerance)
 
 
 @every_case
@@ -148,30 +156,33 @@ def test_float32_stays_close_to_float64(name: str, channels: int) -> None:
     results = {}
     for dtype in (torch.float32, torch.float64):
         given = [leaf.to(dtype).requires_grad_() for leaf in leaves]
-        y, last = operator(*given)
-        results[dtype] = [y, last, *torch.autograd.grad(y.square().mean(), given)]
+        *outputs, last = operator(*given)
+        loss = sum(y.square().mean() for y in outputs)
+        gradients = torch.autograd.grad(loss, given, allow_unused=True, materialize_grads=True)
+        results[dtype] = [*outputs, last, *gradients]
     for single, double in zip(results[torch.float32], results[torch.float64], strict=True):
         assert (single - double).abs().max() <= 1e-5 * double.abs().max()
 
 
 @every_case
 def test_results_may_be_changed_in_place(name: str) -> None:
-    operator, x, coefficients, state = arguments(name, 3, samples=9)
+    operator, *signals, coefficients, state = arguments(name, 3, samples=9)
     coefficients.requires_grad_()
-    for result in operator(x, coefficients, state):
+    for result in operator(*signals, coefficients, state):
         result.mul_(2.0)  # torch refuses this for views
-    y, _ = operator(x, coefficients, state)
-    y.mul_(2.0).sum().backward()
-    once = torch.autograd.grad(operator(x, coefficients, state)[0].sum(), coefficients)
+    *outputs, _ = operator(*signals, coefficients, state)
+    sum(y.mul_(2.0).sum() for y in outputs).backward()
+    *outputs, _ = operator(*signals, coefficients, state)
+    once = torch.autograd.grad(sum(y.sum() for y in outputs), coefficients)
     torch.testing.assert_close(coefficients.grad, 2 * once[0])
 
 
 @every_case
 def test_transforms_of_torch_func_see_the_same_derivatives(name: str) -> None:
-    operator, x, coefficients, state = arguments(name, 2, samples=7)
+    operator, *signals, coefficients, state = arguments(name, 2, samples=7)
 
     def output(c: torch.Tensor) -> torch.Tensor:
-        return operator(x, c, state)[0]
+        return torch.stack(operator(*signals, c, state)[:-1])
 
     expected = torch.autograd.functional.jacobian(output, coefficients)
     torch.testing.assert_close(torch.func.jacrev(output)(coefficients), expected)
@@ -224,7 +235,7 @@ def test_signals_need_not_be_contiguous() -> None:
     [
         (lambda x, c, s: (x[0], c, s), "channels, samples"),
         (lambda x, c, s: (x.int(), c, s), "float32 or float64"),
-        (lambda x, c, s: (x, c.float(), s), "coefficients are"),
+        (lambda x, c, s: (x, c.float(), s), "coefficients must be"),
         (lambda x, c, s: (x, c[:, :4], s), "five coefficients"),
         (lambda x, c, s: (x, c.expand(7, 2, 5), s), "each of 2"),
         (lambda x, c, s: (x, c, s[:1]), "state must have shape"),
