@@ -53,12 +53,13 @@ def lower_rate(pipeline: torch.nn.Sequential, *, guard: float = GUARD) -> torch.
     factor = max(1, math.floor(limit.sample_rate_hz / (2 * guard * cutoff_hz)))
     parts: OrderedDict[str, torch.nn.Module] = OrderedDict()
     for i, (name, part) in enumerate(pipeline.named_children()):
-        part = copy.deepcopy(part)
         if i == places[0]:
-            part.__class__ = Lowpass  # the same filter, without the cost
-            part = torch.nn.Sequential(part, Decimate(factor)) if factor > 1 else part
-        elif i > places[0] and factor > 1:
-            _at_rate(part, factor, name)
+            plain = limit.lowpass()
+            part = torch.nn.Sequential(plain, Decimate(factor)) if factor > 1 else plain
+        else:
+            part = copy.deepcopy(part)
+            if i > places[0] and factor > 1:
+                _at_rate(part, factor, name)
         parts[name] = part
     return torch.nn.Sequential(parts)
 

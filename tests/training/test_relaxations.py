@@ -200,3 +200,14 @@ def test_a_limit_that_stayed_high_needs_no_decimation() -> None:
     pipeline = torch.nn.Sequential(BandLimit(3000.0, sample_rate_hz=RATE), band(900.0))
     lowered = lower_rate(pipeline)
     assert type(lowered[0]) is dsp.Lowpass and lowered[1].sample_rate_hz == RATE
+
+
+def test_a_band_limit_without_its_cost_is_the_same_filter_to_the_last_bit() -> None:
+    limit = BandLimit([300.0, 9.0], 3, sample_rate_hz=RATE, initial="first_sample").eval()
+    limit.cutoff.requires_grad_(False)
+    plain = limit.lowpass()
+    assert type(plain) is dsp.Lowpass and not plain.training
+    assert plain.extra_repr() == limit.extra_repr()
+    assert not plain.cutoff.raw.requires_grad
+    x = noise(200)[0].expand(2, -1)
+    assert torch.equal(plain(x), limit(x))
