@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -65,3 +65,20 @@ def draw_events(
 def _within(samples: np.ndarray, shown: slice) -> np.ndarray:
     samples = np.asarray(samples, dtype=int)
     return samples[(samples >= shown.start) & (samples < shown.stop)]
+
+
+def side_by_side(columns: int) -> tuple[Any, Any]:
+    """A figure of plots that have nothing in common."""
+    return plt.subplots(1, columns, figsize=(11, 4.5), layout="constrained")
+
+
+def draw_trade(axis: Any, kinds: Mapping[str, Sequence[tuple[float, float, str]]]) -> None:
+    """Points (cost, error, label) of several kinds."""
+    for i, ((kind, points), marker) in enumerate(zip(kinds.items(), "o*s^Dv", strict=False)):
+        axis.plot([p[0] for p in points], [p[1] for p in points], marker, label=kind, markersize=8)
+        for cost, error, label in points:
+            place = (5, -12 if i % 2 else 5)  # names of neighbours of another kind stay apart
+            axis.annotate(label, (cost, error), place, textcoords="offset points", fontsize=8)
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.3)
+    axis.legend()
