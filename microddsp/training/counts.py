@@ -37,10 +37,23 @@ def counting(pipeline: torch.nn.Module) -> Iterator[EventCounter]:
 
 
 def window_counts(pipeline: torch.nn.Module, windows: Windows) -> Tensor:
-    """(windows,): events in the known part of each window; differentiable in training."""
+    """(windows,): events in the known part of each window; differentiable in training.
+
+    A pipeline may lower the sample rate: each event then belongs to the first of the samples that
+    one of the lower rate stands for, as `Decimate` has it.
+
+    Raises:
+        SignalError: The windows are no whole number of the pipeline's output samples.
+    """
     with counting(pipeline):
         events = pipeline(windows.signals)
-    return (events.sum(-2) * windows.known).sum(-1)
+    samples, kept = windows.known.shape[-1], events.shape[-1]
+    if not kept or samples % kept:
+        raise SignalError(
+            f"windows of {samples} samples gave {kept}: what is known of them does not fit",
+            hint="choose length_s and settle_s so that the factor divides their sum",
+        )
+    return (events.sum(-2) * windows.known[..., :: samples // kept]).sum(-1)
 
 
 def count_loss(counted: Tensor, counts: Tensor, known: Tensor | None = None) -> Tensor:

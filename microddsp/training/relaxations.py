@@ -17,7 +17,7 @@ from torch import Tensor
 
 from microddsp.dsp.block import show
 from microddsp.dsp.butterworth import Lowpass
-from microddsp.dsp.filter import exact
+from microddsp.dsp.filter import exact, form_name
 from microddsp.dsp.gain import Gain
 from microddsp.errors import ParameterError
 
@@ -92,6 +92,20 @@ class BandLimit(Lowpass):
         """The cut-off as a share of half the sample rate."""
         assert self.sample_rate_hz is not None
         return (2 * self.cutoff_hz / self.sample_rate_hz).sum()
+
+    def lowpass(self) -> Lowpass:
+        """The same filter, without the cost."""
+        assert self.sample_rate_hz is not None
+        plain = Lowpass(
+            self.cutoff_hz.tolist(),
+            self.order,
+            sample_rate_hz=self.sample_rate_hz,
+            form=form_name(self.kind),
+            initial=self.initial,
+        )
+        plain.load_state_dict(self.state_dict())  # to the last digit
+        plain.cutoff.requires_grad_(self.cutoff.raw.requires_grad)
+        return plain.train(self.training)
 
 
 def cost(module: torch.nn.Module) -> Tensor:

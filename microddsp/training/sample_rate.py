@@ -9,7 +9,7 @@ from collections import OrderedDict
 import torch
 
 from microddsp.dsp.biquad import Biquad
-from microddsp.dsp.block import Block
+from microddsp.dsp.block import Block, whole
 from microddsp.dsp.butterworth import Bandpass, Bandstop, Highpass, Lowpass
 from microddsp.dsp.decimate import Decimate
 from microddsp.dsp.envelope import Envelope
@@ -28,16 +28,20 @@ _TIMELESS = (Gain, Offset, Mix)
 _TUNED = (Biquad, Lowpass, Highpass, Bandpass, Bandstop, OnePole, DCBlocker)
 
 
-def lower_rate(pipeline: torch.nn.Sequential, *, guard: float = GUARD) -> torch.nn.Sequential:
+def lower_rate(
+    pipeline: torch.nn.Sequential, *, guard: float = GUARD, block: int | None = None
+) -> torch.nn.Sequential:
     """A copy in which the `BandLimit` is a low-pass with a decimation, and what follows is made for
     the new rate: the same hertz and seconds.
 
     The factor is the largest whose half of the new rate is `guard` times the cut-off or more; at 1
-    there is no decimation.
+    there is no decimation. With `block`, the samples that the device gets at a time, it is the
+    largest of those that divide it.
 
     Raises:
-        ParameterError: Not just one BandLimit among the pipeline's own parts; a frequency behind
-            it that the new rate cannot hold; a block whose parameters are no hertz or seconds.
+        ParameterError: A guard below 1, or a block that is no positive whole number; not just one
+            BandLimit among the pipeline's own parts; a frequency behind it that the new rate cannot
+            hold; a block whose parameters are no hertz or seconds.
     """
     places = [i for i, part in enumerate(pipeline) if isinstance(part, BandLimit)]
     if len(places) != 1 or guard < 1.0:
@@ -51,14 +55,18 @@ def lower_rate(pipeline: torch.nn.Sequential, *, guard: float = GUARD) -> torch.
     assert isinstance(limit, BandLimit) and limit.sample_rate_hz is not None
     cutoff_hz = float(limit.cutoff_hz.detach().max())
     factor = max(1, math.floor(limit.sample_rate_hz / (2 * guard * cutoff_hz)))
+    if block is not None:
+        samples = whole("block", block, "lower_rate")
+        factor = max(f for f in range(1, min(factor, samples) + 1) if samples % f == 0)
     parts: OrderedDict[str, torch.nn.Module] = OrderedDict()
     for i, (name, part) in enumerate(pipeline.named_children()):
-        part = copy.deepcopy(part)
         if i == places[0]:
-            part.__class__ = Lowpass  # the same filter, without the cost
-            part = torch.nn.Sequential(part, Decimate(factor)) if factor > 1 else part
-        elif i > places[0] and factor > 1:
-            _at_rate(part, factor, name)
+            plain = limit.lowpass()
+            part = torch.nn.Sequential(plain, Decimate(factor)) if factor > 1 else plain
+        else:
+            part = copy.deepcopy(part)
+            if i > places[0] and factor > 1:
+                _at_rate(part, factor, name)
         parts[name] = part
     return torch.nn.Sequential(parts)
 

@@ -122,6 +122,22 @@ def test_windowed_and_streaming_counts_agree_on_a_signal_with_an_offset() -> Non
     assert counted.sum() > 0
 
 
+def test_pipelines_that_lower_the_rate_are_counted_where_something_is_known() -> None:
+    slow = RATE / 5
+    pipeline = torch.nn.Sequential(
+        dsp.Decimate(5), dsp.EventCounter(0.5, refractory_s=0.0, sample_rate_hz=slow)
+    )
+    signals, known = torch.zeros(2, 1, 100), torch.ones(2, 100, dtype=torch.bool)
+    signals[:, 0, [20, 40, 60]] = 1.0
+    known[1, 36:45] = False  # the second event of the second window, and its neighbours
+    windows = Windows(signals, known, torch.tensor([3.0, 2.0]))
+    assert window_counts(pipeline, windows).tolist() == [3.0, 2.0]
+    uneven = Windows(signals[..., :95], known[:, :95], windows.counts)
+    twice = torch.nn.Sequential(dsp.Resample(3, 5), pipeline[1])
+    with pytest.raises(SignalError, match="95 samples gave 57"):
+        window_counts(twice, uneven)
+
+
 def test_the_count_loss_is_zero_only_for_the_right_count() -> None:
     counts = torch.tensor([2.0, 0.0])
     assert count_loss(counts, counts) == 0

@@ -177,6 +177,7 @@ def test_events_are_counted_alike_at_a_lower_rate() -> None:
         (lambda: relaxations.cost(dsp.Gain()), "nothing has a cost"),
         (lambda: lower_rate(torch.nn.Sequential(dsp.Gain())), "found 0"),
         (lambda: lower_rate(limited(), guard=0.5), "guard"),
+        (lambda: lower_rate(limited(), block=0), "block"),
         (
             lambda: lower_rate(
                 torch.nn.Sequential(BandLimit(300.0, sample_rate_hz=RATE), band(900.0))
@@ -200,3 +201,22 @@ def test_a_limit_that_stayed_high_needs_no_decimation() -> None:
     pipeline = torch.nn.Sequential(BandLimit(3000.0, sample_rate_hz=RATE), band(900.0))
     lowered = lower_rate(pipeline)
     assert type(lowered[0]) is dsp.Lowpass and lowered[1].sample_rate_hz == RATE
+
+
+def test_a_band_limit_without_its_cost_is_the_same_filter_to_the_last_bit() -> None:
+    limit = BandLimit([300.0, 9.0], 3, sample_rate_hz=RATE, initial="first_sample").eval()
+    limit.cutoff.requires_grad_(False)
+    plain = limit.lowpass()
+    assert type(plain) is dsp.Lowpass and not plain.training
+    assert plain.extra_repr() == limit.extra_repr()
+    assert not plain.cutoff.raw.requires_grad
+    x = noise(200)[0].expand(2, -1)
+    assert torch.equal(plain(x), limit(x))
+
+
+def test_the_factor_divides_the_block_of_the_device() -> None:
+    pipeline = torch.nn.Sequential(BandLimit(350.0, sample_rate_hz=RATE))
+    assert lower_rate(pipeline)[0][1].factor == 7
+    assert lower_rate(pipeline, block=64)[0][1].factor == 4
+    assert lower_rate(pipeline, block=35)[0][1].factor == 7
+    assert type(lower_rate(pipeline, block=11)[0]) is dsp.Lowpass
