@@ -73,6 +73,8 @@ DERIVATIVES = (
     DerivativeLine("recursion, sections", note="dsp.Bandpass, Biquad, SOS, IIR"),
     DerivativeLine("recursion, state-variable", note="dsp.SVF"),
     DerivativeLine("recursion with a branch", note="dsp.Envelope"),
+    DerivativeLine("recursion, a formula", note="dsp.Recurrence"),
+    DerivativeLine("recursion, tensors", note="dsp.Recurrence with a delay line in the loop"),
     DerivativeLine("convolution", note="dsp.FIR"),
     DerivativeLine("decimation", note="dsp.Decimate"),
 )

@@ -153,6 +153,11 @@ def one_pole(x: np.ndarray) -> np.ndarray:
     return scipy.signal.lfilter([1 - pole], [1, -pole], x)
 
 
+def comb(x: Tensor, line: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
+    y = x + gain * line[-1]
+    return y, torch.cat([y, line[:-1]])
+
+
 CASES: dict[str, Case] = {
     "x + p": formula(lambda x, p: x + p, lambda x, p: x + p),
     "x - p": formula(lambda x, p: x - p, lambda x, p: x - p),
@@ -223,6 +228,14 @@ CASES: dict[str, Case] = {
     ),
     "recursion with a branch": Case(
         lambda: dsp.Envelope(0.002, 0.02, sample_rate_hz=RATE), follower
+    ),
+    "recursion, a formula": Case(
+        lambda: dsp.Recurrence(lambda x, y, leak: x + leak * y, parameters={"leak": 0.75}),
+        lambda x: scipy.signal.lfilter([1.0], [1.0, -0.75], x),
+    ),
+    "recursion, tensors": Case(
+        lambda: dsp.Recurrence(comb, torch.zeros(5), parameters={"gain": 0.5}),
+        lambda x: scipy.signal.lfilter([1.0], [1.0, 0.0, 0.0, 0.0, 0.0, -0.5], x),
     ),
     "convolution": Case(
         lambda: dsp.FIR([0.5, -0.25, 1.0]),
