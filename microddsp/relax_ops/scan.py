@@ -43,8 +43,9 @@ def scan(
     else:
         form = body if single else _form(body, count, len(states))
         outputs = []
+        step = form.forward  # a module's call would cost as much as an operator
         for sample in steps.unbind(0):
-            *carried, output = form(*carried, sample, *coefficients)
+            *carried, output = step(*carried, sample, *coefficients)
             outputs.append(output)
         if outputs:
             y = torch.stack(outputs)
