@@ -22,7 +22,9 @@ from microddsp.dsp.log import Log
 from microddsp.dsp.mel import MFCC, LogMel, MelSpectrogram
 from microddsp.dsp.mix import Mix
 from microddsp.dsp.offset import Offset
+from microddsp.dsp.onset import OnsetDetector, OnsetStrength
 from microddsp.dsp.pcen import PCEN
+from microddsp.dsp.peak_picker import PeakPicker
 from microddsp.dsp.recurrence import Recurrence
 from microddsp.dsp.resample import Resample, decimate_then_filter
 from microddsp.dsp.rms import RMS
@@ -73,7 +75,10 @@ __all__ = [
     "Noise",
     "Offset",
     "OnePole",
+    "OnsetDetector",
+    "OnsetStrength",
     "Oscillator",
+    "PeakPicker",
     "PowerSpectrum",
     "Recurrence",
     "Resample",

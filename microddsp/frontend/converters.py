@@ -39,6 +39,8 @@ _RESULTS = {
     "bands": 1,
     "oscillator": 2,
     "noise": 2,
+    "moving_max": 2,
+    "peaks": 2,
     "player": 3,
     "table": 1,
     "between": 1,

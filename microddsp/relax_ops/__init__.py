@@ -14,8 +14,10 @@ from microddsp.relax_ops.fir import fir
 from microddsp.relax_ops.first_order import first_order
 from microddsp.relax_ops.first_sample import first_sample
 from microddsp.relax_ops.frames import frames
+from microddsp.relax_ops.moving_max import moving_max
 from microddsp.relax_ops.noise import noise
 from microddsp.relax_ops.oscillator import oscillator
+from microddsp.relax_ops.peaks import peaks
 from microddsp.relax_ops.player import player
 from microddsp.relax_ops.recurrence import recurrence
 from microddsp.relax_ops.recurrence import to_text as recurrence_text
@@ -41,8 +43,10 @@ __all__ = [
     "frames",
     "recurrence",
     "recurrence_text",
+    "moving_max",
     "noise",
     "oscillator",
+    "peaks",
     "player",
     "resample",
     "rfft",

@@ -29,6 +29,7 @@ _SOURCES = (
     "adjoint.py",
     "host_kernel.py",
     "event_counter.py",
+    "moving_max.py",
     "kernel_cache.py",
 )
 _DIGEST = hashlib.sha256().digest_size

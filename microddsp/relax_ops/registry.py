@@ -28,6 +28,7 @@ BLOCK_MODULES = (
     "rfft",
     "spectrum",
     "bands",
+    "moving_max",
     "between",
     "table",
 )
@@ -288,6 +289,9 @@ define(RelaxOperator("first_order", _FILTER, _float_rule("first_order", 3, 1)))
 define(RelaxOperator("envelope", _FILTER, _float_rule("envelope", 2, 1)))
 define(RelaxOperator("oscillator", _FILTER, _float_rule("oscillator", 4, 3)))
 define(RelaxOperator("noise", _FILTER, _float_rule("noise", 1, 3)))
+define(
+    RelaxOperator("peaks", ("x", "highest", "coefficients", "state"), _float_rule("peaks", 4, 4))
+)
 define(RelaxOperator("player", _FILTER, _float_rule("player", 5, 3, outputs=2)))
 define(
     RelaxOperator(

@@ -11,7 +11,7 @@ from torch import Tensor
 from microddsp.relax_ops.sample_operator import SampleOperator
 from microddsp.relax_ops.torch_operator import backward as run_backward
 from microddsp.relax_ops.torch_operator import forward as run_forward
-from microddsp.relax_ops.torch_operator import plain, plain_backward, traced
+from microddsp.relax_ops.torch_operator import gradients_of_plain, plain, plain_backward, traced
 
 
 def register(operator: SampleOperator) -> None:
@@ -38,10 +38,7 @@ def _differentiate(
     if values[0].device.type != "cpu":
         with torch.enable_grad():
             leaves = [v.detach().requires_grad_() for v in values]
-            results = plain(operator, *leaves)
-        return torch.autograd.grad(
-            results, leaves, cotangents, allow_unused=True, materialize_grads=True
-        )
+            return gradients_of_plain(operator, leaves, cotangents)
     *signals, coefficients, state = values
     _, saved = run_forward(operator, signals, coefficients, state, taped=True)
     return tuple(run_backward(operator, signals, coefficients, saved, cotangents))

@@ -182,11 +182,27 @@ def plain_backward(
     signals, the parameters and the state."""
     # views: what x itself was made of is the business of others
     inputs = [v.view_as(v) if v.requires_grad else v.detach().requires_grad_() for v in values]
+    return gradients_of_plain(operator, inputs, cotangents, create_graph=True)
+
+
+def gradients_of_plain(
+    operator: SampleOperator,
+    inputs: Sequence[Tensor],
+    cotangents: Sequence[Tensor],
+    *,
+    create_graph: bool = False,
+) -> tuple[Tensor, ...]:
+    """What torch makes of the plain recursion; zero where a result depends on nothing."""
+    results = zip(plain(operator, *inputs), cotangents, strict=True)
+    flowing = [(y, g) for y, g in results if y.requires_grad]
+    if not flowing:
+        return tuple(torch.zeros_like(v) for v in inputs)
+    outputs, given = zip(*flowing, strict=True)
     return torch.autograd.grad(
-        plain(operator, *inputs),
+        outputs,
         inputs,
-        cotangents,
-        create_graph=True,
+        given,
+        create_graph=create_graph,
         allow_unused=True,
         materialize_grads=True,
     )

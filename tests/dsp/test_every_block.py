@@ -63,6 +63,14 @@ BLOCKS: dict[str, Callable[[], dsp.Block]] = {
     "loops": lambda: dsp.Waveform(
         [[0.5, 1.0, -1.0], [1.0, 0.0, 3.0]], speed=[0.61, 1.3], loop=True
     ),
+    "onset strength": lambda: dsp.OnsetStrength([3.0, 8.0], lag_s=0.002, sample_rate_hz=FS),
+    "peaks": lambda: dsp.PeakPicker(
+        0.5, look_back_s=0.003, lookahead_s=0.002, mean_s=0.1, refractory_s=0.02, sample_rate_hz=FS
+    ),
+    "onsets": lambda: dsp.OnsetDetector(
+        dsp.OnsetStrength(lag_s=0.001, sample_rate_hz=FS),
+        dsp.PeakPicker(0.2, look_back_s=0.003, refractory_s=0.02, sample_rate_hz=FS),
+    ),
     "rms": lambda: dsp.RMS([0.005, 0.02], sample_rate_hz=FS),
     "rms of a window": lambda: dsp.RMS(window_s=0.007, sample_rate_hz=FS),
     "general recursion": lambda: dsp.IIR([0.5, 0.2, -0.1, 0.3], [1, -0.9, 0.5], sample_rate_hz=FS),
@@ -170,11 +178,19 @@ ONE_CHANNEL = (
     "heights of bands",
     "heights of gammatone bands",
 )
+# Their gradient is that of a surrogate, see test_onsets.py.
+DECIDING = ("peaks", "onsets")
 WITHOUT_STATE = ("decimation", "gain", "offset", "mix", "curve", "curves")
 
 every_block = pytest.mark.parametrize("name", BLOCKS)
 every_learning_block = pytest.mark.parametrize(
     "name", [name for name in BLOCKS if name not in NOT_LEARNING]
+)
+every_block_with_gradients = pytest.mark.parametrize(
+    "name", [name for name in BLOCKS if name not in NOT_LEARNING + DECIDING]
+)
+every_state_with_gradients = pytest.mark.parametrize(
+    "name", [name for name in BLOCKS if name not in WITHOUT_STATE + DECIDING]
 )
 every_block_with_state = pytest.mark.parametrize(
     "name", [name for name in BLOCKS if name not in WITHOUT_STATE]
@@ -268,7 +284,7 @@ def test_reset_starts_the_stream_anew(name: str) -> None:
     assert state_names(block) == []
 
 
-@every_learning_block
+@every_block_with_gradients
 def test_gradients_to_parameters_and_signal_are_right(name: str) -> None:
     block = BLOCKS[name]().double()
     parameters = dict(block.named_parameters())
@@ -282,7 +298,7 @@ def test_gradients_to_parameters_and_signal_are_right(name: str) -> None:
     assert torch.autograd.gradcheck(run, (x, *values))
 
 
-@every_block_with_state
+@every_state_with_gradients
 def test_gradients_flow_through_the_state(name: str) -> None:
     block = BLOCKS[name]().double().requires_grad_(False)
     _, state = microddsp.step(block, signal_for(name, 8, seed=1))

@@ -88,7 +88,15 @@ def test_every_operation_is_differentiated(formula: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("sos", 15), ("svf", 12), ("first_order", 3), ("oscillator", 4), ("noise", 1), ("player", 5)],
+    [
+        ("sos", 15),
+        ("svf", 12),
+        ("first_order", 3),
+        ("oscillator", 4),
+        ("noise", 1),
+        ("player", 5),
+        ("peaks", 4),
+    ],
 )
 def test_operators_are_differentiated(name: str, count: int) -> None:
     assert_adjoint_equals_autograd(SAMPLE_OPERATORS[name].step(count))
