@@ -49,6 +49,13 @@ def errors(rows: Mapping[str, np.ndarray], reference: np.ndarray) -> dict[str, d
     }
 
 
+def constant_error(seen: Windows, unseen: Windows) -> float:
+    """The `error` of always counting what was usual in training."""
+    reference = unseen.counts.numpy()
+    usual = np.full(len(reference), float(seen.counts.median()))
+    return float(errors({"usual": usual}, reference)["usual"]["error"])
+
+
 def all_equal(device: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> bool:
     """Whether the device gave what PyTorch gave, after every block."""
     return all(map(np.array_equal, device, expected))

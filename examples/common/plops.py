@@ -13,7 +13,7 @@ import torch
 
 from microddsp.training import Windows, cut_windows
 
-RATE = 16000
+RATE = 16000  # samples per second unless told
 WINDOW_S = 2.0  # one count is known for each
 SETTLE_S = 0.24
 LENGTH_S = 0.12  # of what is left of a sound
@@ -39,6 +39,7 @@ OTHERS = (Sound((300.0, 420.0), (0.4, 1.6), 0.030), Sound((2200.0, 3000.0), (0.4
 class Recording:
     """Samples, and those at which plops and other sounds begin."""
 
+    sample_rate_hz: int
     samples: np.ndarray
     plops: np.ndarray
     others: np.ndarray
@@ -49,28 +50,29 @@ class Recording:
         return torch.tensor(self.samples[None])
 
 
-def record(seconds: float, seed: int) -> Recording:
+def record(seconds: float, seed: int, rate: int = RATE, noise: float = NOISE) -> Recording:
     """In each window of two seconds up to seven sounds; which share are plops differs."""
     random = np.random.default_rng(seed)
-    samples = round(seconds * RATE)
-    time = np.arange(samples) / RATE
-    signal = random.normal(0, NOISE, samples)
+    samples = round(seconds * rate)
+    time = np.arange(samples) / rate
+    signal = random.normal(0, noise, samples)
     signal += 0.2 * np.sin(2 * np.pi * HUM_HZ * time + random.uniform(0, 2 * np.pi))
     begins: tuple[list[int], list[int]] = ([], [])
     for window in range(round(seconds / WINDOW_S)):
         slots = random.permutation(round(WINDOW_S / GAP_S) - 1)[: random.integers(0, 8)]
         share = random.uniform()
         for slot in slots:
-            begin = round((window * WINDOW_S + (slot + random.uniform(0.1, 0.5)) * GAP_S) * RATE)
+            begin = round((window * WINDOW_S + (slot + random.uniform(0.1, 0.5)) * GAP_S) * rate)
             plop = bool(random.uniform() < share)
             begins[not plop].append(begin)
-            heard = _heard(PLOP if plop else OTHERS[random.integers(len(OTHERS))], random)
+            heard = _heard(PLOP if plop else OTHERS[random.integers(len(OTHERS))], rate, random)
             signal[begin : begin + len(heard)] += heard
-    return Recording(signal.astype("float32"), *(np.sort(np.array(b, dtype=int)) for b in begins))
+    plops, others = (np.sort(np.array(b, dtype=int)) for b in begins)
+    return Recording(rate, signal.astype("float32"), plops, others)
 
 
-def _heard(sound: Sound, random: np.random.Generator) -> np.ndarray:
-    time = np.arange(round(LENGTH_S * RATE)) / RATE
+def _heard(sound: Sound, rate: int, random: np.random.Generator) -> np.ndarray:
+    time = np.arange(round(LENGTH_S * rate)) / rate
     ringing = np.exp(-time / sound.decay_s) * np.sin(2 * np.pi * random.uniform(*sound.hz) * time)
     return random.uniform(*sound.height) * ringing
 
@@ -82,5 +84,5 @@ def cut(recording: Recording) -> Windows:
         torch.tensor(recording.plops),
         length_s=WINDOW_S,
         settle_s=SETTLE_S,
-        sample_rate_hz=RATE,
+        sample_rate_hz=recording.sample_rate_hz,
     )

@@ -73,6 +73,18 @@ def show_device(report: Mapping[str, Any], block: int | None = None) -> None:
     )
 
 
+def show_counts_note(
+    window_s: float, constant_error: float, rows: Iterable[Mapping[str, Any]]
+) -> None:
+    """What an error is, what it would be without listening, and whether the device agrees."""
+    console.print(
+        f"error: sum of |counted - reference| over windows of {window_s:g} s / sum of the "
+        f"reference; a constant count: {100 * constant_error:.1f} %"
+    )
+    same = all(row["device_equals_pytorch"] for row in rows)
+    console.print(f"device and PyTorch give the same counts: {same}")
+
+
 def write(report: Mapping[str, Any], folder: Path) -> None:
     """`report.json`."""
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")

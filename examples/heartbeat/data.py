@@ -6,28 +6,45 @@ import csv
 import datetime
 import importlib.resources
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 BLOCK = 64  # samples; also the resolution of what is known
 # About one beat: what makes heartpy reject a peak also disturbs its neighbours.
 MARGIN_S = 0.6
+# A sensor whose samples stand still this long is unplugged; before this long before the first
+# peak, accepted or not, nobody wears it.
+STILL_S, BEFORE_S = 2.0, 2.0
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A PPG: raw samples, their rate, accepted peaks, and where the reference is sure."""
+    """A PPG: raw samples, their rate, accepted peaks, where the reference is sure, and where the
+    sensor is off, which is sure too: there are no beats."""
 
     name: str
     samples: np.ndarray
     sample_rate_hz: float
     peaks: np.ndarray
     known: np.ndarray
+    off: np.ndarray
+
+    def between(self, begin: int, end: int) -> Recording:
+        """A part of it."""
+        inside = (self.peaks >= begin) & (self.peaks < end)
+        return replace(
+            self,
+            samples=self.samples[begin:end],
+            peaks=self.peaks[inside] - begin,
+            known=self.known[begin:end],
+            off=self.off[begin:end],
+        )
 
 
-def load(name: str) -> Recording:
-    """`data3.csv` (682 s at about 100 Hz) or `data2.csv` (128 s at 117 Hz, noisy)."""
+def load(name: str, sample_rate_hz: float | None = None) -> Recording:
+    """`data3.csv` (682 s at 100.4 Hz) or `data2.csv` (128 s at 117 Hz, another sensor), at its own
+    rate or interpolated to another."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # heartpy's own imports warn
         import heartpy
@@ -42,9 +59,18 @@ def load(name: str) -> Recording:
         working, _ = heartpy.process(samples, rate)
     rejected = np.array(sorted(working["removed_beats"]), dtype=int)
     accepted = np.setdiff1d(np.array(working["peaklist"], dtype=int), rejected)
+    if sample_rate_hz is not None:
+        at = np.arange(0, len(samples) - 1, rate / sample_rate_hz)
+        samples = np.interp(at, np.arange(len(samples)), samples)
+        accepted, rejected = (
+            np.round(p * sample_rate_hz / rate).astype(int) for p in (accepted, rejected)
+        )
+        rate = sample_rate_hz
     whole = len(samples) // BLOCK * BLOCK
-    known = _known(whole, accepted, rejected, rate)
-    return Recording(name, samples[:whole], rate, accepted[accepted < whole], known)
+    samples = samples[:whole]
+    off = _off(samples, min(accepted[0], rejected[0]) if len(rejected) else accepted[0], rate)
+    known = _known(whole, accepted, rejected, rate) | off
+    return Recording(name, samples, rate, accepted[accepted < whole], known, off)
 
 
 def _seconds(stamps: list[str]) -> np.ndarray:
@@ -63,4 +89,20 @@ def _known(samples: int, accepted: np.ndarray, rejected: np.ndarray, rate: float
         start = before[-1] if len(before) else 0
         end = after[0] if len(after) else samples
         known[max(0, start - margin) : end + margin] = False
-    return np.repeat(known.reshape(-1, BLOCK).all(axis=1), BLOCK)
+    return _whole_blocks(known)
+
+
+def _off(samples: np.ndarray, first_peak: int, rate: float) -> np.ndarray:
+    """Unplugged, with a margin, or not yet worn; whole blocks."""
+    off = np.zeros(len(samples), dtype=bool)
+    borders = np.flatnonzero(np.diff(samples, prepend=np.nan, append=np.nan) != 0)
+    margin = round(MARGIN_S * rate)
+    for begin, end in zip(borders[:-1], borders[1:], strict=True):
+        if end - begin >= STILL_S * rate:
+            off[begin + margin : end - margin] = True
+    off[: max(0, first_peak - round(BEFORE_S * rate))] = True
+    return _whole_blocks(off)
+
+
+def _whole_blocks(mask: np.ndarray) -> np.ndarray:
+    return np.repeat(mask.reshape(-1, BLOCK).all(axis=1), BLOCK)

@@ -10,13 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common import plots, report
-from common.counting import all_equal, errors, in_windows, running_counts
+from common.counting import all_equal, constant_error, errors, in_windows, running_counts
 from common.device import compile_for_device, run_on_board, save
 from common.plops import RATE, WINDOW_S, Recording, cut, record
 from pipeline import fixed_rate, learned_rate
@@ -61,7 +60,11 @@ def main() -> None:
         factor = trained[0][1].factor if isinstance(trained[0], torch.nn.Sequential) else 1
         rows.append(measure(trained, f"learned, cost {cost:g}", factor, held_out, options.output))
         console.print(f"  cost {cost:g}: {limited.limit.cutoff_hz.item():.0f} Hz are needed")
-    found = {"rows": rows, "band_limit_hz": curves, "constant_error": constant(seen, held_out)}
+    found = {
+        "rows": rows,
+        "band_limit_hz": curves,
+        "constant_error": constant_error(seen, cut(held_out)),
+    }
     show(found)
     plot(found, options.output / "sample_rate.png")
     report.write(found, options.output)
@@ -132,13 +135,6 @@ def measure(
     }
 
 
-def constant(seen: Windows, held_out: Recording) -> float:
-    """The error of always counting what is usual."""
-    reference = cut(held_out).counts.numpy()
-    usual = np.full(len(reference), float(seen.counts.median()))
-    return float(errors({"constant": usual}, reference)["constant"]["error"])
-
-
 def show(found: dict[str, Any]) -> None:
     rows = found["rows"]
     report.show_table(
@@ -156,12 +152,7 @@ def show(found: dict[str, Any]) -> None:
             for row in rows
         ),
     )
-    console.print(
-        f"error: sum of |counted - reference| over windows of {WINDOW_S:g} s / sum of the "
-        f"reference; a constant count: {100 * found['constant_error']:.1f} %"
-    )
-    same = all(row["device_equals_pytorch"] for row in rows)
-    console.print(f"device and PyTorch give the same counts: {same}")
+    report.show_counts_note(WINDOW_S, found["constant_error"], rows)
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
