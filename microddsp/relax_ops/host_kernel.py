@@ -33,7 +33,8 @@ class _Kernel:
         return T.arg(name, tirx.decl_buffer((self.rows, columns), self.dtype, name))
 
     def tape_of(self, count: int) -> tirx.Buffer:
-        shape = (count, self.rows, self.samples)
+        # nobody else reads it, so it stays as lanes have it and is never turned
+        shape = (tirx.floordiv(self.rows, self.lanes), self.samples, count, self.lanes)
         return T.arg("tape", tirx.decl_buffer(shape, self.dtype, "tape"))
 
     def local(self, *shape: int) -> tirx.Buffer:
@@ -55,23 +56,19 @@ class _Kernel:
         with T.serial(0, count) as i, T.serial(0, self.lanes) as lane:
             T.buffer_store(target, local[i, lane], [row + lane, i])
 
-    def read_tile(
-        self, local: tirx.Buffer, source: tirx.Buffer, row: Any, start: Any, *at: int
-    ) -> None:
-        """`local[*at, t, lane]` from `source[*at, row + lane, start + t]`."""
+    def read_tile(self, local: tirx.Buffer, source: tirx.Buffer, row: Any, start: Any) -> None:
+        """`local[t, lane]` from `source[row + lane, start + t]`."""
 
         def move(lane: Any, t: Any) -> None:
-            T.buffer_store(local, source[(*at, row + lane, start + t)], [*at, t, lane])
+            T.buffer_store(local, source[row + lane, start + t], [t, lane])
 
         self._tile(start, move)
 
-    def write_tile(
-        self, target: tirx.Buffer, local: tirx.Buffer, row: Any, start: Any, *at: int
-    ) -> None:
+    def write_tile(self, target: tirx.Buffer, local: tirx.Buffer, row: Any, start: Any) -> None:
         """The way back of `read_tile`."""
 
         def move(lane: Any, t: Any) -> None:
-            T.buffer_store(target, local[(*at, t, lane)], [*at, row + lane, start + t])
+            T.buffer_store(target, local[t, lane], [row + lane, start + t])
 
         self._tile(start, move)
 
@@ -129,7 +126,7 @@ def forward(step: Step, adjoint: Adjoint | None, lanes: int, dtype: str) -> tirx
     """`(x, parameters, state, y, [tape,] next_state)`; with an adjoint its tape is written too.
 
     Shapes: x and y (rows, samples), parameters (rows, count), states (rows, count), tape
-    (count, rows, samples); rows must be a multiple of `lanes`.
+    (rows / lanes, samples, count, lanes); rows must be a multiple of `lanes`.
     """
     k = _Kernel(lanes, dtype)
     taped = adjoint.taped if adjoint else ()
@@ -144,7 +141,7 @@ def forward(step: Step, adjoint: Adjoint | None, lanes: int, dtype: str) -> tirx
         with T.serial(0, tirx.floordiv(k.rows, lanes)) as block:
             row = block * lanes
             p, z = k.local(params), k.local(states)
-            xt, yt, tt = k.local(TILE), k.local(TILE), k.local(len(taped), TILE)
+            xt, yt = k.local(TILE), k.local(TILE)
             k.load_columns(p, parameters, row, params)
             k.load_columns(z, state, row, states)
             with T.serial(0, tirx.floordiv(k.samples + TILE - 1, TILE)) as number:
@@ -152,7 +149,7 @@ def forward(step: Step, adjoint: Adjoint | None, lanes: int, dtype: str) -> tirx
                 k.read_tile(xt, x, row, start)
                 with T.serial(0, tirx.min(TILE, k.samples - start)) as t:
 
-                    def sample(i: Any, t: Any = t) -> None:
+                    def sample(i: Any, t: Any = t, start: Any = start) -> None:
                         values = {id(v): p[j, i] for j, v in enumerate(step.params)}
                         values |= {id(v): T.bind(z[j, i]) for j, v in enumerate(step.states)}
                         values[id(step.inputs[0])] = T.bind(xt[t, i])
@@ -161,12 +158,10 @@ def forward(step: Step, adjoint: Adjoint | None, lanes: int, dtype: str) -> tirx
                         for j in range(states):
                             T.buffer_store(z, done[1 + j], [j, i])
                         for j in range(len(taped)):
-                            T.buffer_store(tt, done[1 + states + j], [j, t, i])
+                            T.buffer_store(tape, done[1 + states + j], [block, start + t, j, i])
 
                     k.each_lane(sample)
                 k.write_tile(y, yt, row, start)
-                for j in range(len(taped)):
-                    k.write_tile(tape, tt, row, start, j)
             k.store_columns(following, z, row, states)
     return builder.get().with_attr("global_symbol", "taped" if adjoint else "forward")
 
@@ -186,7 +181,7 @@ def backward(step: Step, adjoint: Adjoint, lanes: int, dtype: str) -> tirx.PrimF
         with T.serial(0, tirx.floordiv(k.rows, lanes)) as block:
             row = block * lanes
             p, g, total = k.local(params), k.local(states), k.local(params)
-            xt, yt, gt, tt = k.local(TILE), k.local(TILE), k.local(TILE), k.local(tapes, TILE)
+            xt, yt, gt = k.local(TILE), k.local(TILE), k.local(TILE)
             k.load_columns(p, parameters, row, params)
             k.load_columns(g, gnext, row, states)
             with T.serial(0, params) as j, T.serial(0, lanes) as i:
@@ -198,20 +193,19 @@ def backward(step: Step, adjoint: Adjoint, lanes: int, dtype: str) -> tirx.PrimF
                 k.read_tile(gt, gy, row, start)
                 if y is not None:
                     k.read_tile(yt, y, row, start)
-                for j in range(tapes):
-                    k.read_tile(tt, tape, row, start, j)
                 count = tirx.min(TILE, k.samples - start)
                 with T.serial(0, count) as back:
                     t = count - 1 - back
 
-                    def sample(i: Any, t: Any = t) -> None:
+                    def sample(i: Any, t: Any = t, start: Any = start) -> None:
                         values = {id(v): p[j, i] for j, v in enumerate(step.params)}
                         values[id(step.inputs[0])] = T.bind(xt[t, i])
                         values[id(adjoint.output_cotangents[0])] = T.bind(gt[t, i])
                         if y is not None:
                             values[id(adjoint.outputs[0])] = T.bind(yt[t, i])
-                        for j, v in enumerate(adjoint.tape):
-                            values[id(v)] = T.bind(tt[j, t, i])
+                        if tape is not None:
+                            for j, v in enumerate(adjoint.tape):
+                                values[id(v)] = T.bind(tape[block, start + t, j, i])
                         for j, v in enumerate(adjoint.state_cotangents):
                             values[id(v)] = T.bind(g[j, i])
                         done = k.emit(

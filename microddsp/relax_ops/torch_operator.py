@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -16,6 +17,7 @@ from microddsp.relax_ops import reference
 from microddsp.relax_ops.adjoint import Adjoint, differentiate, reads_output
 from microddsp.relax_ops.kernel_cache import step_kernels
 from microddsp.relax_ops.sample_operator import SAMPLE_OPERATORS, SampleOperator
+from microddsp.relax_ops.threads import side_by_side, spans, useful
 
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
@@ -25,15 +27,23 @@ def _adjoint(name: str, count: int) -> Adjoint:
     return differentiate(SAMPLE_OPERATORS[name].step(count))
 
 
-class _Rows:
-    """A call as rows: batch times channels, padded to a multiple of the lanes."""
+@cache
+def _reads_output(name: str, count: int) -> bool:
+    return reads_output(_adjoint(name, count))
 
-    def __init__(self, name: str, x: Tensor, parameters: Tensor) -> None:
+
+class _Rows:
+    """A call as rows: batch times channels, padded to a multiple of the lanes.
+
+    `lanes` are those of the forward pass, whose tape has their layout; 0: the best for the call.
+    """
+
+    def __init__(self, name: str, x: Tensor, parameters: Tensor, lanes: int = 0) -> None:
         operator = SAMPLE_OPERATORS[name]
         self.channels, samples = x.shape[-2], x.shape[-1]
         self.count = math.prod(parameters.shape[-operator.parameter_rank :])
         self.rows = x.numel() // samples
-        self.lanes = 1 if self.rows == 1 else 4 if self.rows <= 4 else 8
+        self.lanes = lanes or (1 if self.rows == 1 else 4 if self.rows <= 4 else 8)
         self.shared = parameters.dim() == operator.parameter_rank
         self.parameter_shape = parameters.shape
         flat = parameters.reshape(-1, self.count)
@@ -41,7 +51,25 @@ class _Rows:
         flat = flat.expand(self.rows, -1) if self.shared else flat.repeat(batch, 1)
         self.parameters = self.pad(flat)
         self.x = self.pad(x)
+        self.blocks = self.x.shape[0] // self.lanes
         self.kernels = step_kernels(name, self.count, self.lanes, _DTYPES[x.dtype])
+
+    def run(self, kernel: str, *arguments: Tensor) -> None:
+        """Call a kernel on all rows; each thread has blocks of its own."""
+        parts = useful(self.blocks, self.x.numel())
+        if parts == 1:
+            self.kernels[kernel](*arguments)
+            return
+
+        def task(first: int, last: int) -> Callable[[], None]:
+            def share(value: Tensor) -> Tensor:
+                each = value.shape[0] // self.blocks
+                return value[first * each : last * each]
+
+            own = [share(value) for value in arguments]
+            return lambda: self.kernels[kernel](*own)
+
+        side_by_side([task(*span) for span in spans(self.blocks, parts)])
 
     def pad(self, value: Tensor) -> Tensor:
         value = value.reshape(self.rows, -1)
@@ -75,24 +103,30 @@ class _Rows:
 
 def _forward(
     name: str, x: Tensor, parameters: Tensor, state: Tensor, *, taped: bool
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Output, next state and what the backward pass needs."""
+) -> tuple[Tensor, Tensor, list[Tensor], int]:
+    """Output, next state, what the backward pass needs and the lanes of that."""
     if not x.numel():
-        return x.new_empty(x.shape), state.clone(), []
+        return x.new_empty(x.shape), state.clone(), [], 0
     rows = _Rows(name, x, parameters)
     y, y_rows = rows.new(x)
     following, following_rows = rows.new(state)
-    adjoint = _adjoint(name, rows.count)
-    tapes = len(adjoint.tape) if taped else 0
-    tape = [x.new_empty(tapes, *rows.x.shape)] if tapes else []
-    kernel = rows.kernels["taped" if taped else "forward"]
-    kernel(rows.x, rows.parameters, rows.pad(state), y_rows, *tape, following_rows)
+    tapes = len(_adjoint(name, rows.count).tape) if taped else 0
+    tape = [x.new_empty(rows.blocks, x.shape[-1], tapes, rows.lanes)] if tapes else []
+    rows.run(
+        "taped" if taped else "forward",
+        rows.x,
+        rows.parameters,
+        rows.pad(state),
+        y_rows,
+        *tape,
+        following_rows,
+    )
     rows.fill(y, y_rows)
     saved = []
-    if taped and reads_output(adjoint):
+    if taped and _reads_output(name, rows.count):
         # the result itself, so that torch notices if the user changes it before the backward pass
         saved.append(y_rows if rows.rows % rows.lanes else y)
-    return y, rows.fill(following, following_rows), saved + tape
+    return y, rows.fill(following, following_rows), saved + tape, rows.lanes
 
 
 def _backward(
@@ -100,18 +134,20 @@ def _backward(
     x: Tensor,
     parameters: Tensor,
     saved: list[Tensor],
+    lanes: int,
     gy: Tensor,
     gstate: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     if not x.numel():
         return x.new_empty(x.shape), torch.zeros_like(parameters), gstate.clone()
-    rows = _Rows(name, x, parameters)
+    rows = _Rows(name, x, parameters, lanes)
     gx, gx_rows = rows.new(x)
     gstart, gstart_rows = rows.new(gstate)
     gp = torch.empty_like(rows.parameters)
-    if reads_output(_adjoint(name, rows.count)):
+    if _reads_output(name, rows.count):
         saved = [saved[0].view(rows.x.shape), *saved[1:]]
-    rows.kernels["backward"](
+    rows.run(
+        "backward",
         rows.x,
         rows.parameters,
         *saved,
@@ -131,8 +167,8 @@ class _Recursion(torch.autograd.Function):
     def forward(
         ctx: Any, name: str, x: Tensor, parameters: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor]:
-        y, following, saved = _forward(name, x, parameters, state, taped=True)
-        ctx.name = name
+        y, following, saved, lanes = _forward(name, x, parameters, state, taped=True)
+        ctx.name, ctx.lanes = name, lanes
         ctx.save_for_backward(x, parameters, state, *saved)
         return y, following
 
@@ -141,7 +177,7 @@ class _Recursion(torch.autograd.Function):
         x, parameters, state, *saved = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph: somebody will differentiate this again
             return (None, *_plain_backward(ctx.name, x, parameters, state, gy, gstate))
-        return (None, *_backward(ctx.name, x, parameters, saved, gy, gstate))
+        return (None, *_backward(ctx.name, x, parameters, saved, ctx.lanes, gy, gstate))
 
 
 def _plain_backward(
@@ -166,7 +202,7 @@ def register(operator: SampleOperator) -> None:
     def forward(x: Tensor, coefficients: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         if x.device.type != "cpu":
             return _reference(operator, x, coefficients, state)
-        y, following, _ = _forward(name, x, coefficients, state, taped=False)
+        y, following, *_ = _forward(name, x, coefficients, state, taped=False)
         return y, following
 
     def backward(
@@ -180,8 +216,8 @@ def register(operator: SampleOperator) -> None:
                 results, leaves, (gy, gstate), allow_unused=True, materialize_grads=True
             )
             return gradients[0], gradients[1], gradients[2]
-        _, _, saved = _forward(name, x, coefficients, state, taped=True)
-        return _backward(name, x, coefficients, saved, gy, gstate)
+        _, _, saved, lanes = _forward(name, x, coefficients, state, taped=True)
+        return _backward(name, x, coefficients, saved, lanes, gy, gstate)
 
     one = torch.library.custom_op(f"microddsp::{name}", forward, mutates_args=())
     two = torch.library.custom_op(f"microddsp::{name}_backward", backward, mutates_args=())
@@ -235,7 +271,7 @@ def apply(name: str, x: Tensor, coefficients: Tensor, state: Tensor) -> tuple[Te
         return _reference(operator, x, coefficients, state)
     if torch.is_grad_enabled() and any(v.requires_grad for v in (x, coefficients, state)):
         return _Recursion.apply(name, x, coefficients, state)
-    y, following, _ = _forward(name, x, coefficients, state, taped=False)
+    y, following, *_ = _forward(name, x, coefficients, state, taped=False)
     return y, following
 
 
