@@ -70,8 +70,22 @@ def test_an_error_in_another_thread_arrives() -> None:
     def fail() -> None:
         raise ValueError("from the second")
 
-    with pytest.raises(ValueError, match="from the second"):
-        side_by_side([lambda: None, fail])
+    for tasks in ([lambda: None, fail], [fail, lambda: None]):
+        with pytest.raises(ValueError, match="from the second"):
+            side_by_side(tasks)
+    done: list[int] = []
+    side_by_side([lambda: done.append(0), lambda: done.append(1)])  # and the thread goes on
+    assert sorted(done) == [0, 1]
+
+
+def test_callers_at_the_same_time_do_not_wait_for_each_other() -> None:
+    done: list[str] = []
+
+    def inner(name: str) -> None:
+        side_by_side([lambda: done.append(f"{name} first"), lambda: done.append(f"{name} second")])
+
+    side_by_side([lambda: inner("a"), lambda: inner("b")])
+    assert sorted(done) == ["a first", "a second", "b first", "b second"]
 
 
 def _in_a_child(answer: multiprocessing.Queue[float]) -> None:
