@@ -39,7 +39,7 @@ check-full: lint
 bench: setup
 	-@command -v faust >/dev/null || tools/packages.sh peers
 	@echo '== device'; OMP_NUM_THREADS=1 $(PYTHON_VENV) -m benchmarks.device
-	@echo '== training'; OMP_NUM_THREADS=1 $(PYTHON_VENV) benchmarks/training.py
+	@echo '== training'; OMP_NUM_THREADS=1 $(PYTHON_VENV) -m benchmarks.training
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis ./*.egg-info

@@ -10,8 +10,8 @@ from torch import fx
 
 from microddsp import relax_ops
 from microddsp.dsp.block import Block
-from microddsp.dsp.decimate import Decimate
 from microddsp.dsp.filter import Filter, as_svf, pole_radius, poles
+from microddsp.dsp.input_rate import input_rate_hz
 from microddsp.errors import CompileError, ParameterError, PrecisionWarning
 from microddsp.frontend.constant_folding import constants
 from microddsp.frontend.diagnostics import place
@@ -118,24 +118,7 @@ def sample_rate(module: torch.nn.Module) -> float | None:
     Raises:
         CompileError: Blocks disagree, and no decimation explains it.
     """
-    rates = [
-        (path, inner.sample_rate_hz)
-        for path, inner in module.named_modules()
-        if isinstance(inner, Block) and inner.sample_rate_hz is not None
-    ]
-    if not rates:
-        return None
-    factors = [inner.factor for inner in module.modules() if isinstance(inner, Decimate)]
-    allowed = {1.0}
-    for factor in factors:
-        allowed |= {share * factor for share in allowed}
-    first_path, first = rates[0]
-    highest = max(rate for _, rate in rates)
-    for path, rate in rates:
-        if not any(math.isclose(highest / rate, share, rel_tol=1e-6) for share in allowed):
-            raise CompileError(
-                f"sample rates are at odds: {first_path} has {first:g} Hz, {path} has {rate:g} Hz",
-                where=path,
-                hint="give both the same sample_rate_hz, or put a Decimate between them",
-            )
-    return highest
+    try:
+        return input_rate_hz(module)
+    except ParameterError as error:
+        raise CompileError(error.message, where=error.where, hint=error.hint) from error

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from microddsp.errors import ParameterError, SignalError
+from microddsp.relax_ops.threads import side_by_side, spans, useful
 from microddsp.relax_ops.torch_operator import traced, transformed
 
 if TYPE_CHECKING:
@@ -146,14 +147,17 @@ def _run(
     flat = thresholds.expand(*x.shape[:-1], 2).reshape(rows, 2).contiguous()
     events = x.new_empty(rows, samples)
     following = state.new_empty(rows, 3)
-    _compiled(str(x.dtype).removeprefix("torch."))(
-        x.reshape(rows, samples).contiguous(),
-        flat,
-        state.reshape(rows, 3).contiguous(),
-        torch.tensor([refractory_samples], dtype=torch.int32),
-        events,
-        following,
-    )
+    kernel = _compiled(str(x.dtype).removeprefix("torch."))
+    signals = x.reshape(rows, samples).contiguous()
+    before = state.reshape(rows, 3).contiguous()
+    refractory = torch.tensor([refractory_samples], dtype=torch.int32)
+
+    def count(first: int, last: int) -> None:
+        own = slice(first, last)
+        kernel(signals[own], flat[own], before[own], refractory, events[own], following[own])
+
+    parts = useful(rows, x.numel())
+    side_by_side([partial(count, *span) for span in spans(rows, parts)])
     following = following.reshape(state.shape)
     return following[..., 2:].clone(), events.reshape(x.shape), following
 

@@ -39,7 +39,8 @@ class _Kernel:
         return [self.local(TILE) for _ in signals]
 
     def tape_of(self, count: int) -> tirx.Buffer:
-        shape = (count, self.rows, self.samples)
+        # nobody else reads it, so it stays as lanes have it and is never turned
+        shape = (tirx.floordiv(self.rows, self.lanes), self.samples, count, self.lanes)
         return T.arg("tape", tirx.decl_buffer(shape, self.dtype, "tape"))
 
     def local(self, *shape: int) -> tirx.Buffer:
@@ -61,13 +62,11 @@ class _Kernel:
         with T.serial(0, count) as i, T.serial(0, self.lanes) as lane:
             T.buffer_store(target, local[i, lane], [row + lane, i])
 
-    def read_tile(
-        self, local: tirx.Buffer, source: tirx.Buffer, row: Any, start: Any, *at: int
-    ) -> None:
-        """`local[*at, t, lane]` from `source[*at, row + lane, start + t]`."""
+    def read_tile(self, local: tirx.Buffer, source: tirx.Buffer, row: Any, start: Any) -> None:
+        """`local[t, lane]` from `source[row + lane, start + t]`."""
 
         def move(lane: Any, t: Any) -> None:
-            T.buffer_store(local, source[(*at, row + lane, start + t)], [*at, t, lane])
+            T.buffer_store(local, source[row + lane, start + t], [t, lane])
 
         self._tile(start, move)
 
@@ -83,13 +82,11 @@ class _Kernel:
         """Leaves by id, as they are at sample `t` of their tiles."""
         return {id(v): T.bind(tile[t, lane]) for v, tile in zip(leaves, tiles, strict=True)}
 
-    def write_tile(
-        self, target: tirx.Buffer, local: tirx.Buffer, row: Any, start: Any, *at: int
-    ) -> None:
+    def write_tile(self, target: tirx.Buffer, local: tirx.Buffer, row: Any, start: Any) -> None:
         """The way back of `read_tile`."""
 
         def move(lane: Any, t: Any) -> None:
-            T.buffer_store(target, local[(*at, t, lane)], [*at, row + lane, start + t])
+            T.buffer_store(target, local[t, lane], [row + lane, start + t])
 
         self._tile(start, move)
 
@@ -167,7 +164,7 @@ def forward(step: Step, adjoint: Adjoint | None, lanes: int, dtype: str) -> tirx
     """`(x.., parameters, state, y.., [tape,] next_state)`; with an adjoint its tape is written too.
 
     Shapes: each x and y (rows, samples), parameters (rows, count), states (rows, count), tape
-    (count, rows, samples); rows must be a multiple of `lanes`.
+    (rows / lanes, samples, count, lanes); rows must be a multiple of `lanes`.
     """
     k = _Kernel(lanes, dtype)
     taped = adjoint.taped if adjoint else ()
@@ -182,7 +179,7 @@ def forward(step: Step, adjoint: Adjoint | None, lanes: int, dtype: str) -> tirx
         with T.serial(0, tirx.floordiv(k.rows, lanes)) as block:
             row = block * lanes
             p, z = k.local(params), k.local(states)
-            xt, yt, tt = k.tiles(x), k.tiles(y), k.local(len(taped), TILE)
+            xt, yt = k.tiles(x), k.tiles(y)
             k.load_columns(p, parameters, row, params)
             k.load_columns(z, state, row, states)
             with T.serial(0, tirx.floordiv(k.samples + TILE - 1, TILE)) as number:
@@ -190,7 +187,7 @@ def forward(step: Step, adjoint: Adjoint | None, lanes: int, dtype: str) -> tirx
                 k.read_tiles(xt, x, row, start)
                 with T.serial(0, tirx.min(TILE, k.samples - start)) as t:
 
-                    def sample(i: Any, t: Any = t) -> None:
+                    def sample(i: Any, t: Any = t, start: Any = start) -> None:
                         values = {id(v): p[j, i] for j, v in enumerate(step.params)}
                         values |= {id(v): T.bind(z[j, i]) for j, v in enumerate(step.states)}
                         values |= k.samples_of(step.inputs, xt, t, i)
@@ -200,13 +197,11 @@ def forward(step: Step, adjoint: Adjoint | None, lanes: int, dtype: str) -> tirx
                         for j in range(states):
                             T.buffer_store(z, next(done), [j, i])
                         for j in range(len(taped)):
-                            T.buffer_store(tt, next(done), [j, t, i])
+                            T.buffer_store(tape, next(done), [block, start + t, j, i])
 
                     k.each_lane(sample)
                 for signal, tile in zip(y, yt, strict=True):
                     k.write_tile(signal, tile, row, start)
-                for j in range(len(taped)):
-                    k.write_tile(tape, tt, row, start, j)
             k.store_columns(following, z, row, states)
     return builder.get().with_attr("global_symbol", "taped" if adjoint else "forward")
 
@@ -228,7 +223,6 @@ def backward(step: Step, adjoint: Adjoint, lanes: int, dtype: str) -> tirx.PrimF
             row = block * lanes
             p, g, total = k.local(params), k.local(states), k.local(params)
             xt, yt, gt, gxt = (k.tiles(signals) for signals in (x, y, gy, gx))
-            tt = k.local(tapes, TILE)
             k.load_columns(p, parameters, row, params)
             k.load_columns(g, gnext, row, states)
             with T.serial(0, params) as j, T.serial(0, lanes) as i:
@@ -239,19 +233,18 @@ def backward(step: Step, adjoint: Adjoint, lanes: int, dtype: str) -> tirx.PrimF
                 k.read_tiles(xt, x, row, start)
                 k.read_tiles(gt, gy, row, start)
                 k.read_tiles(yt, y, row, start)
-                for j in range(tapes):
-                    k.read_tile(tt, tape, row, start, j)
                 count = tirx.min(TILE, k.samples - start)
                 with T.serial(0, count) as back:
                     t = count - 1 - back
 
-                    def sample(i: Any, t: Any = t) -> None:
+                    def sample(i: Any, t: Any = t, start: Any = start) -> None:
                         values = {id(v): p[j, i] for j, v in enumerate(step.params)}
                         values |= k.samples_of(step.inputs, xt, t, i)
                         values |= k.samples_of(adjoint.output_cotangents, gt, t, i)
                         values |= k.samples_of(adjoint.outputs[: len(yt)], yt, t, i)
-                        for j, v in enumerate(adjoint.tape):
-                            values[id(v)] = T.bind(tt[j, t, i])
+                        if tape is not None:
+                            for j, v in enumerate(adjoint.tape):
+                                values[id(v)] = T.bind(tape[block, start + t, j, i])
                         for j, v in enumerate(adjoint.state_cotangents):
                             values[id(v)] = T.bind(g[j, i])
                         gradients = [

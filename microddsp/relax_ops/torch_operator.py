@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -18,6 +18,7 @@ from microddsp.relax_ops.adjoint import Adjoint, differentiate, reads_output
 from microddsp.relax_ops.expression import in_order
 from microddsp.relax_ops.kernel_cache import step_kernels
 from microddsp.relax_ops.sample_operator import SampleOperator
+from microddsp.relax_ops.threads import side_by_side, spans, useful
 
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
@@ -25,6 +26,11 @@ _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 @cache
 def _adjoint(operator: SampleOperator, count: int) -> Adjoint:
     return differentiate(operator.step(count))
+
+
+@cache
+def _reads_output(operator: SampleOperator, count: int) -> bool:
+    return reads_output(_adjoint(operator, count))
 
 
 @cache
@@ -53,7 +59,25 @@ class _Rows:
         flat = flat.expand(self.rows, -1) if self.shared else flat.repeat(batch, 1)
         self.parameters = self.pad(flat)
         self.signals = [self.pad(x) for x in signals]
+        self.blocks = self.parameters.shape[0] // self.lanes
         self.kernels = step_kernels(operator, self.count, self.lanes, _DTYPES[signals[0].dtype])
+
+    def run(self, kernel: str, *arguments: Tensor) -> None:
+        """Call a kernel on all rows; each thread has blocks of its own."""
+        parts = useful(self.blocks, self.signals[0].numel())
+        if parts == 1:
+            self.kernels[kernel](*arguments)
+            return
+
+        def task(first: int, last: int) -> Callable[[], None]:
+            def share(value: Tensor) -> Tensor:
+                each = value.shape[0] // self.blocks
+                return value[first * each : last * each]
+
+            own = [share(value) for value in arguments]
+            return lambda: self.kernels[kernel](*own)
+
+        side_by_side([task(*span) for span in spans(self.blocks, parts)])
 
     def pad(self, value: Tensor) -> Tensor:
         value = value.reshape(self.rows, -1)
@@ -103,10 +127,10 @@ def forward(
     rows = _Rows(operator, signals, parameters)
     outputs = [rows.new(like.shape) for _ in range(operator.outputs)]
     following = rows.new(state.shape)
-    adjoint = _adjoint(operator, rows.count)
-    tapes = len(adjoint.tape) if taped else 0
-    tape = [like.new_empty(tapes, *rows.signals[0].shape)] if tapes else []
-    rows.kernels["taped" if taped else "forward"](
+    tapes = len(_adjoint(operator, rows.count).tape) if taped else 0
+    tape = [like.new_empty(rows.blocks, like.shape[-1], tapes, rows.lanes)] if tapes else []
+    rows.run(
+        "taped" if taped else "forward",
         *rows.signals,
         rows.parameters,
         rows.pad(state),
@@ -116,7 +140,7 @@ def forward(
     )
     results = rows.fill_all([*outputs, following])
     saved = []
-    if taped and reads_output(adjoint):
+    if taped and _reads_output(operator, rows.count):
         # the result itself, so that torch notices if the user changes it before the backward pass
         saved = [y_rows if rows.rows % rows.lanes else y for y, y_rows in outputs]
     return results, saved + tape
@@ -138,10 +162,11 @@ def backward(
     gxs = [rows.new(x.shape) for x in signals]
     gstart = rows.new(gstate.shape)
     gp = torch.empty_like(rows.parameters)
-    if reads_output(_adjoint(operator, rows.count)):
+    if _reads_output(operator, rows.count):
         count = operator.outputs
         saved = [*(y.view(rows.signals[0].shape) for y in saved[:count]), *saved[count:]]
-    rows.kernels["backward"](
+    rows.run(
+        "backward",
         *rows.signals,
         rows.parameters,
         *saved,

@@ -21,6 +21,9 @@ class Batch:
     known: Tensor | None = None
 
     def __post_init__(self) -> None:
+        for what, value in (("signals", self.signals), ("targets", self.targets)):
+            if not isinstance(value, Tensor):
+                raise SignalError(f"{what} are a torch tensor, not {type(value).__name__}")
         if self.signals.dim() != 3 or not self.signals.numel():
             raise SignalError(
                 f"signals are (rows, channels, samples), got {tuple(self.signals.shape)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 from collections.abc import Mapping
@@ -14,6 +15,17 @@ import torch
 from microddsp.errors import MicroddspError, ParameterError
 
 FORMAT = 1
+_KEYS = (
+    "model",
+    "parameters",
+    "optimizer",
+    "optimizer_class",
+    "schedule",
+    "draws",
+    "random",
+    "names",
+    "rows",
+)
 _PLAIN = (bool, int, float, str, tuple)
 
 
@@ -63,10 +75,22 @@ def load_checkpoint(path: str | Path, module: torch.nn.Module) -> dict[str, Any]
         MicroddspError: No checkpoint, or that of another model; says what differs. The module is
             then unchanged.
     """
+    content = read_checkpoint(path, module)
+    module.load_state_dict(content["parameters"])
+    return content
+
+
+def read_checkpoint(path: str | Path, module: torch.nn.Module) -> dict[str, Any]:
+    """What is in a checkpoint of `module`, which stays as it is.
+
+    Raises:
+        MicroddspError: No checkpoint, or that of another model; says what differs.
+    """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise MicroddspError(f"cannot be read: {error.strerror}", where=str(path)) from error
+        what = "is damaged" if error.errno == errno.EINVAL else f"cannot be read: {error.strerror}"
+        raise MicroddspError(what, where=str(path)) from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise MicroddspError(
             "is no checkpoint that can be read safely",
@@ -75,6 +99,9 @@ def load_checkpoint(path: str | Path, module: torch.nn.Module) -> dict[str, Any]
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise MicroddspError("is no checkpoint of this version", where=str(path))
+    missing = [key for key in _KEYS if key not in content]
+    if missing:
+        raise MicroddspError(f"is damaged: {', '.join(missing)} missing", where=str(path))
     difference = _difference(content["model"], _describe(module))
     if difference:
         raise MicroddspError(
@@ -82,7 +109,6 @@ def load_checkpoint(path: str | Path, module: torch.nn.Module) -> dict[str, Any]
             where=str(path),
             hint="resume with the model that was trained, or start anew without resume",
         )
-    module.load_state_dict(content["parameters"])
     return content
 
 

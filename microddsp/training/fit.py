@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from microddsp.errors import ParameterError, SignalError
+from microddsp.errors import ParameterError
 from microddsp.training.counts import count_loss, find_counter, window_counts
 from microddsp.training.loop import train
 from microddsp.training.recorders import Row
@@ -68,11 +68,10 @@ def fit(
         report: Gets a line of progress per start.
 
     Raises:
-        SignalError: No windows, or signals that are not finite.
+        SignalError: No windows, nothing known, or signals that are not finite.
         MicroddspError: A gradient is not finite; names the parameter. Starts are unchanged.
     """
-    if not len(windows) or not bool(torch.isfinite(windows.signals).all()):
-        raise SignalError("training needs windows of finite signals")
+    windows.check()
     if not 0.0 < gains[0] <= gains[1]:
         raise ParameterError(f"gains must be positive and ordered, got {gains}")
     if batch < 1 or check_every < 1 or density_steps < 0 or exact_steps < 0:

@@ -98,7 +98,9 @@ def train(
         MicroddspError: A gradient, parameter or loss is not finite; names it. The module then has
             the last parameters whose loss and gradients were finite; a checkpoint has such ones
             only.
-        ParameterError: There is nothing to learn, or the objective does not depend on it.
+        SignalError: Signals of a batch are not finite; the module is kept as above.
+        ParameterError: There is nothing to learn, the objective is not one number that depends
+            on it, or sample rates of the blocks are at odds.
     """
     if steps < 0:
         raise ParameterError(f"steps must not be negative, got {steps}")

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from microddsp.errors import MicroddspError, ParameterError
-from microddsp.training.checkpoint import load_checkpoint, save_checkpoint
+from microddsp.dsp.input_rate import input_rate_hz
+from microddsp.errors import MicroddspError, ParameterError, SignalError
+from microddsp.training.checkpoint import read_checkpoint, save_checkpoint
 from microddsp.training.processes import B, Processes, processes
 from microddsp.training.readings import Readings
 from microddsp.training.recorders import Row
@@ -44,6 +45,7 @@ class Stepper(Generic[B]):
                 "no parameter requires a gradient: there is nothing to learn",
                 where=type(module).__name__,
             )
+        input_rate_hz(module)  # refuses rates at odds
         self.processes: Processes = processes()
         self.processes.same_start(module)
         self.optimizer = optimizer(list(self.learned.values()))
@@ -109,14 +111,19 @@ class Stepper(Generic[B]):
         """The loss, its gradients in the parameters."""
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.objective(self.module, part)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            what = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise ParameterError(f"the objective gives a tensor with one number, got {what}")
         if not loss.requires_grad:
             raise ParameterError("the objective does not depend on any learned parameter")
         loss.backward()
         value = self.processes.average(list(self.learned.values()), loss, share)
         for name, parameter in self.learned.items():
-            if parameter.grad is not None:
+            if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
+                _signals_are_finite(part)
                 _finite(parameter.grad, name, "a gradient")
         if not math.isfinite(value):
+            _signals_are_finite(part)
             raise MicroddspError(
                 f"the loss became {value}; training stopped", where=type(self.module).__name__
             )
@@ -142,7 +149,12 @@ class Stepper(Generic[B]):
         self.kept = path, copy.deepcopy(state)
 
     def resume(self, path: str | Path) -> None:
-        saved = load_checkpoint(path, self.module)
+        """Go on from a checkpoint; nothing changes if it is none of this training.
+
+        Raises:
+            MicroddspError: Says what differs.
+        """
+        saved = read_checkpoint(path, self.module)
         kind = type(self.optimizer).__name__
         if saved["optimizer_class"] != kind or (saved["schedule"] is None) != (
             self.schedule is None
@@ -155,10 +167,19 @@ class Stepper(Generic[B]):
             )
         if saved["names"] != self.names:
             raise MicroddspError("was trained with other parameters learned", where=str(path))
-        self.optimizer.load_state_dict(saved["optimizer"])
+        if ("objective" in saved) != hasattr(self.objective, "load_state_dict"):
+            what = "keeps no state" if "objective" in saved else "has a state of its own"
+            raise MicroddspError(
+                f"was trained with another objective: this one {what}", where=str(path)
+            )
+        try:
+            self.optimizer.load_state_dict(saved["optimizer"])
+        except ValueError as error:  # groups of other sizes
+            raise MicroddspError(f"does not fit the optimiser: {error}", where=str(path)) from error
+        self.module.load_state_dict(saved["parameters"])
         if self.schedule is not None:
             self.schedule.load_state_dict(saved["schedule"])
-        if "objective" in saved and hasattr(self.objective, "load_state_dict"):
+        if hasattr(self.objective, "load_state_dict"):
             self.objective.load_state_dict(saved["objective"])
         self.generator.set_state(saved["draws"])
         torch.set_rng_state(saved["random"])
@@ -166,6 +187,13 @@ class Stepper(Generic[B]):
             Row(step, numbers[0], numbers[1], dict(zip(self.names, numbers[2:], strict=True)))
             for step, numbers in enumerate(saved["rows"].tolist())
         ]
+
+
+def _signals_are_finite(batch: object) -> None:
+    """The cause may lie in the data."""
+    signals = getattr(batch, "signals", None)
+    if isinstance(signals, Tensor) and not bool(torch.isfinite(signals).all()):
+        raise SignalError("signals of a batch are NaN or infinite; training stopped")
 
 
 def _finite(value: Tensor, name: str, what: str) -> None:

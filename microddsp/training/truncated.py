@@ -25,6 +25,11 @@ class Chunk:
     batch: Batch
     first: bool
 
+    @property
+    def signals(self) -> Tensor:
+        """(recordings, channels, samples) of this span."""
+        return self.batch.signals
+
     def __len__(self) -> int:
         return len(self.batch)
 

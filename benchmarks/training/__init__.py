@@ -1,0 +1,1 @@
+"""Time of training: forward and backward passes beside those of other libraries."""
