@@ -11,10 +11,11 @@ from tvm import relax
 from tvm.ir import IRModule
 from tvm.ir.transform import PassContext
 
-from microddsp.relax_ops.expression import Expr, select, unary
+from microddsp.relax_ops.expression import Expr, binary, select, unary
 from microddsp.relax_ops.recurrence import NAME as RECURRENCE
 from microddsp.relax_ops.recurrence import operator as recurrence_of
 from microddsp.relax_ops.sample_operator import SAMPLE_OPERATORS
+from microddsp.relax_ops.scalar_rules import is_truth, number
 from microddsp.schedules.filter_form import split_gain
 from microddsp.schedules.graph import (
     builder_without_main,
@@ -44,6 +45,20 @@ _BINARY: dict[str, Callable[[Expr, Expr], Expr]] = {
     "relax.subtract": lambda a, b: a - b,
     "relax.multiply": lambda a, b: a * b,
     "relax.divide": lambda a, b: a / b,
+    "relax.maximum": lambda a, b: binary("max", a, b),
+    "relax.minimum": lambda a, b: binary("min", a, b),
+    "relax.greater": lambda a, b: a > b,
+    "relax.greater_equal": lambda a, b: binary("ge", a, b),
+    "relax.less": lambda a, b: a < b,
+    "relax.less_equal": lambda a, b: binary("le", a, b),
+    **dict.fromkeys(
+        ("relax.logical_and", "relax.bitwise_and"),
+        lambda a, b: binary("and", _truth(a), _truth(b)),
+    ),
+    **dict.fromkeys(
+        ("relax.logical_or", "relax.bitwise_or"),
+        lambda a, b: binary("or", _truth(a), _truth(b)),
+    ),
 }
 
 
@@ -56,6 +71,11 @@ class FuseSampleLoops:
 
     def transform_module(self, mod: IRModule, _ctx: PassContext) -> IRModule:
         return _rewrite(mod, self.unroll)
+
+
+def _truth(x: Expr) -> Expr:
+    """What was loaded from memory, or computed, as a condition."""
+    return x if is_truth(x) else binary("ne", x, 0.0)
 
 
 def _clipped(x: Expr, low: float, high: float) -> Expr:
@@ -244,18 +264,28 @@ def _emit_loop(
         elif kind == "relax.clip":
             x, low, high = call.args
             signals[b.var, -1] = _clipped(signal(x), float(low), float(high))
+        elif kind == "relax.astype":
+            x = signal(call.args[0])
+            signals[b.var, -1] = _truth(x) if str(b.var.ty.dtype) == "bool" else number(x)
+        elif kind == "relax.where":
+            condition, yes, no = (signal(arg) for arg in call.args)
+            signals[b.var, -1] = select(_truth(condition), number(yes), number(no))
         elif len(call.args) == 1:
             signals[b.var, -1] = _UNARY[kind](signal(call.args[0]))
         else:
             signals[b.var, -1] = _BINARY[kind](signal(call.args[0]), signal(call.args[1]))
 
     outputs = [
-        tensors[key(var)] if key(var) in tensors else loop.store(signals[key(var)])
+        tensors[key(var)] if key(var) in tensors else loop.store(number(signals[key(var)]))
         for var in wanted
     ]
     function = loop.build(name, outputs, unroll=unroll)
     types = [relax.TensorType(t.shape, t.dtype) for t in outputs]
     called = builder.emit(relax.call_tir(builder.add_func(function, name), args, out_ty=types))
-    if len(wanted) == 1:
-        return {wanted[0]: called}
-    return {var: builder.emit(relax.TupleGetItem(called, i)) for i, var in enumerate(wanted)}
+
+    def result(i: int, var: relax.Var) -> relax.Expr:
+        one = called if len(wanted) == 1 else builder.emit(relax.TupleGetItem(called, i))
+        # a truth leaves the loop as a number
+        return builder.emit(relax.op.astype(one, "bool")) if str(var.ty.dtype) == "bool" else one
+
+    return {var: result(i, var) for i, var in enumerate(wanted)}

@@ -34,8 +34,21 @@ ELEMENTWISE = {
     "relax.subtract": 2,
     "relax.multiply": 2,
     "relax.divide": 2,
+    "relax.maximum": 2,
+    "relax.minimum": 2,
+    "relax.greater": 2,
+    "relax.greater_equal": 2,
+    "relax.less": 2,
+    "relax.less_equal": 2,
+    "relax.logical_and": 2,
+    "relax.logical_or": 2,
+    "relax.bitwise_and": 2,
+    "relax.bitwise_or": 2,
+    "relax.where": 3,
+    "relax.astype": 1,
     "relax.broadcast_to": 1,
 }
+_DTYPES = ("float32", "bool")
 SAMPLE_CALLS = {
     "dsp.event_counter",
     "dsp.decode_input",
@@ -64,6 +77,8 @@ def signal_shape(call: relax.Call) -> tuple[int, int] | None:
         shape = static_shape(call.args[0])
     elif name in ELEMENTWISE:
         shape = static_shape(call)
+        if str(call.ty.dtype) not in _DTYPES:
+            return None
         if any(not _fits(arg, shape) for arg in call.args[: ELEMENTWISE[name]]):
             return None
     else:
@@ -74,13 +89,13 @@ def signal_shape(call: relax.Call) -> tuple[int, int] | None:
 
 
 def _fits(arg: relax.Expr, shape: tuple[int, ...] | None) -> bool:
-    """A float32 operand that broadcasts to the signal's shape."""
+    """A float32 or boolean operand that broadcasts to the signal's shape."""
     own = static_shape(arg)
     return (
         own is not None
         and shape is not None
         and len(own) <= len(shape)
-        and str(arg.ty.dtype) == "float32"
+        and str(arg.ty.dtype) in _DTYPES
     )
 
 
