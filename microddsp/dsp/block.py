@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,11 +45,15 @@ class Block(torch.nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define process")
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.run(x, self.process)
+
+    def run(self, x: Tensor, process: Callable[[Tensor, State], tuple[Tensor, State]]) -> Tensor:
+        """`forward` with another `process`: for blocks that take more signals than one."""
         self.check_signal(x)
         store = store_of(self)
         if store is None:
-            return self.process(x, self.initial_state(x))[0]
-        y, following = self.process(x, store.read(self, self.initial_state(x)))
+            return process(x, self.initial_state(x))[0]
+        y, following = process(x, store.read(self, self.initial_state(x)))
         store.write(self, following)
         return y
 

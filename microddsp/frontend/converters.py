@@ -41,6 +41,7 @@ _RESULTS = {
     "noise": 2,
     "moving_max": 2,
     "peaks": 2,
+    "swept": 2,
     "player": 3,
     "table": 1,
     "between": 1,

@@ -26,6 +26,7 @@ from microddsp.relax_ops.rfft import rfft
 from microddsp.relax_ops.sos import sos
 from microddsp.relax_ops.spectrum import spectrum
 from microddsp.relax_ops.svf import svf
+from microddsp.relax_ops.swept import swept
 from microddsp.relax_ops.table import table
 from microddsp.relax_ops.tapped_delay import tapped_delay
 
@@ -53,6 +54,7 @@ __all__ = [
     "sos",
     "spectrum",
     "svf",
+    "swept",
     "table",
     "tapped_delay",
 ]

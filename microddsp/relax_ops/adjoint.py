@@ -143,7 +143,7 @@ class _Needed:
                 wanted.add(id(expr.args[0]))
             elif expr.op in ("max", "min", "fmod"):
                 wanted |= {id(arg) for arg in expr.args}
-            elif expr.op in ("sqrt", "exp", "tanh"):
+            elif expr.op in ("sqrt", "exp", "tan", "tanh"):
                 wanted.add(id(expr))
             elif expr.op == "select":
                 wanted.add(id(expr.args[0]))
@@ -223,5 +223,6 @@ _RULES: dict[str, _Rule] = {
     "sin": lambda e, g, at: (g * unary("cos", at(e.args[0])),),
     "cos": lambda e, g, at: (-(g * unary("sin", at(e.args[0]))),),
     "trunc": lambda e, g, at: (None,),
+    "tan": lambda e, g, at: (g * (1.0 + at(e) * at(e)),),
     "tanh": lambda e, g, at: (g * (1.0 - at(e) * at(e)),),
 }

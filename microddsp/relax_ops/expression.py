@@ -19,6 +19,7 @@ UNARY = (
     "log",
     "sin",
     "cos",
+    "tan",
     "tanh",
     "floor",
     "trunc",

@@ -154,6 +154,7 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "log": tirx.log,
     "sin": tirx.sin,
     "cos": tirx.cos,
+    "tan": tirx.tan,
     "tanh": tirx.tanh,
     "trunc": tirx.trunc,
     "select": tirx.Select,

@@ -34,6 +34,7 @@ _OPERATIONS: dict[str, Callable[..., Tensor]] = {
     "log": torch.log,
     "sin": torch.sin,
     "cos": torch.cos,
+    "tan": torch.tan,
     "tanh": torch.tanh,
     "trunc": torch.trunc,
     "select": torch.where,

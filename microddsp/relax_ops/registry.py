@@ -292,6 +292,7 @@ define(RelaxOperator("noise", _FILTER, _float_rule("noise", 1, 3)))
 define(
     RelaxOperator("peaks", ("x", "highest", "coefficients", "state"), _float_rule("peaks", 4, 4))
 )
+define(RelaxOperator("swept", ("x", "cutoff", "coefficients", "state"), _float_rule("swept", 7, 2)))
 define(RelaxOperator("player", _FILTER, _float_rule("player", 5, 3, outputs=2)))
 define(
     RelaxOperator(

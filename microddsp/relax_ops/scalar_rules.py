@@ -171,6 +171,7 @@ RULES: dict[Any, Callable[..., Any]] = {
     aten.exp.default: _unary("exp"),
     aten.log.default: _unary("log"),
     aten.sin.default: _unary("sin"),
+    aten.tan.default: _unary("tan"),
     aten.cos.default: _unary("cos"),
     aten.tanh.default: _unary("tanh"),
     aten.floor.default: _unary("floor"),

@@ -32,6 +32,7 @@ _UNARY: dict[str, Callable[[Value], Value]] = {
     "log": _extern("logf"),
     "sin": _extern("sinf"),
     "cos": _extern("cosf"),
+    "tan": _extern("tanf"),
     "tanh": _extern("tanhf"),
     "floor": _extern("floorf"),
     "not": tirx.Not,

@@ -70,6 +70,8 @@ FORMULAS: dict[str, Callable[[Expr, Expr, Expr], Expr]] = {
     "logarithm": lambda x, p, z: unary("log", p * z),
     "sine": lambda x, p, z: unary("sin", p * z),
     "cosine": lambda x, p, z: unary("cos", p * z),
+    "tangent": lambda x, p, z: unary("tan", p * z * 0.3),
+    "whole part": lambda x, p, z: unary("trunc", p * z) * x,
     "hyperbolic tangent": lambda x, p, z: unary("tanh", p * z),
     "choice": lambda x, p, z: select(x * z > 0.6, p * z, z * z),
     "choice, other way": lambda x, p, z: select(x * z < 0.6, p * z, z * z),
@@ -96,6 +98,7 @@ def test_every_operation_is_differentiated(formula: str) -> None:
         ("noise", 1),
         ("player", 5),
         ("peaks", 4),
+        ("swept", 7),
     ],
 )
 def test_operators_are_differentiated(name: str, count: int) -> None:

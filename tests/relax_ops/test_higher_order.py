@@ -71,6 +71,15 @@ OPERATORS: dict[str, Callable[[], tuple[Callable, list[Tensor]]]] = {
             random(C, 4),
         ],
     ),
+    "swept": lambda: (
+        ops.swept,
+        [
+            random(C, N),
+            random(C, N),
+            torch.tensor([0.4, -0.8, 1.9, 0.7, 0.2, 0.5, 1.0]).double(),
+            random(C, 2),
+        ],
+    ),
     "player": lambda: (
         ops.player,
         [random(C, N), torch.tensor([1.0, 0.7, 3.3, 1.0, -3.3]).double(), random(C, 3)],

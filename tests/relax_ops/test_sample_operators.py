@@ -10,7 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from microddsp.errors import SignalError
-from microddsp.relax_ops import envelope, first_order, noise, oscillator, peaks, player, sos, svf
+from microddsp.relax_ops import (
+    envelope,
+    first_order,
+    noise,
+    oscillator,
+    peaks,
+    player,
+    sos,
+    svf,
+    swept,
+)
 from microddsp.relax_ops.sample_operator import SAMPLE_OPERATORS
 from microddsp.relax_ops.torch_operator import plain
 
@@ -40,6 +50,11 @@ CASES = {
     "noise": (noise, lambda: torch.tensor([0.3]).double(), (3,)),
     "player": (player, lambda: torch.tensor([1.0, 0.7, 5.3, 1.0, -5.3]).double(), (3,)),
     "peaks": (peaks, lambda: torch.tensor([0.3, 0.1, 2.0, 5.0]).double(), (4,)),
+    "swept": (
+        swept,
+        lambda: torch.tensor([0.4, -0.8, 1.9, 0.7, 0.2, 0.5, 1.0]).double(),
+        (2,),
+    ),
     "envelope": (envelope, lambda: torch.tensor([0.4, 0.05]).double(), (1,)),
 }
 every_case = pytest.mark.parametrize("name", sorted(CASES))
