@@ -106,6 +106,15 @@ def leak_loop(x: Tensor, learned: Tensor) -> Tensor:
     return torch.stack(levels, -1)
 
 
+def leak_block() -> torch.nn.Module:
+    """The same as a block."""
+
+    def step(x: Tensor, level: Tensor, rate: Tensor, bend: Tensor) -> Tensor:
+        return level + rate * (x - torch.tanh(bend * level))
+
+    return dsp.Recurrence(step, parameters={"rate": 0.1, "bend": 2.0})
+
+
 def leak_scan(x: Tensor, learned: Tensor) -> Tensor:
     """The same through `scan`."""
     from torch._higher_order_ops import scan
