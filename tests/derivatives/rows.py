@@ -122,6 +122,52 @@ class Cubed(torch.autograd.Function):
         return tangent * 3 * ctx.saved_tensors[0] ** 2
 
 
+class TorchCubed(torch.autograd.Function):
+    """The same, written in torch."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x * x * x
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    backward = Cubed.backward
+    jvp = Cubed.jvp
+
+
+class Driven(torch.nn.Module):
+    """A low-pass whose cut-off is the signal that it filters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filter = dsp.SweptFilter("lowpass", 2.0, sample_rate_hz=RATE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.filter(x, 120.0 + 40.0 * x)
+        return y
+
+
+def driven(x: np.ndarray) -> np.ndarray:
+    """Trapezoidal integrators, each sample's linear system solved."""
+    y, s = np.empty_like(x), np.zeros(2)
+    for n, sample in enumerate(x[0]):
+        g = np.tan(np.pi * (120.0 + 40.0 * sample) / RATE)
+        v = np.linalg.solve([[1 + g / 2.0, g], [-g, 1.0]], [s[0] + g * sample, s[1]])
+        s = 2 * v - s
+        y[0, n] = v[1]
+    return y
+
+
+def tone(x: np.ndarray) -> np.ndarray:
+    """80 Hz, as float32 stores it, and what the input adds, from a fifth of a cycle on."""
+    frequency = dsp.Oscillator(80.0, sample_rate_hz=RATE).frequency_hz.detach().numpy()
+    steps = np.cumsum(frequency + x, -1) / RATE
+    return np.sin(2 * np.pi * (np.pad(steps, ((0, 0), (1, 0)))[:, :-1] + np.float32(0.2)))
+
+
 def sections(module: dsp.Filter) -> np.ndarray:
     """Coefficients as scipy's `sosfilt` takes them."""
     b0, b1, b2, a1, a2 = module.coefficients().detach().numpy().T
@@ -208,9 +254,17 @@ CASES: dict[str, Case] = {
         lambda x, p: np.select([x < -0.5, x < 0.5], [x * x, x * p], p * p * x),
     ),
     "table, read": formula(table_read, table_read_numpy),
+    "table, learned": Case(
+        lambda: dsp.Table(WAVE, low=-2.01, high=2.02),
+        lambda x: np.interp(x, np.linspace(-2.01, 2.02, 7), WAVE.astype("float32")),
+    ),
     "table, written": formula(table_write, lambda x, p: (x[..., ::4] * p)[..., ::-1]),
     "waveform": formula(waveform, lambda x, p: x + p * WAVE[np.arange(SAMPLES) % 7]),
     "foreign function": formula(lambda x, p: Cubed.apply(x * p), lambda x, p: (x * p) ** 3),
+    "foreign function, in torch": formula(
+        lambda x, p: TorchCubed.apply(x * p), lambda x, p: (x * p) ** 3
+    ),
+    "oscillator": Case(lambda: dsp.Oscillator(80.0, phase=0.2, sample_rate_hz=RATE), tone),
     "delay, fixed": Case(
         lambda: torch.nn.Sequential(dsp.Gain(0.7), dsp.Delay(5)),
         lambda x: np.pad(x * np.float32(0.7), ((0, 0), (5, 0)))[:, :SAMPLES],
@@ -226,6 +280,7 @@ CASES: dict[str, Case] = {
             sections(dsp.Biquad("lowpass", 80.0, 2.0, RATE, form="direct")), x
         ),
     ),
+    "recursion, moving cut-off": Case(Driven, driven),
     "recursion with a branch": Case(
         lambda: dsp.Envelope(0.002, 0.02, sample_rate_hz=RATE), follower
     ),
