@@ -24,7 +24,7 @@ from microddsp.schedules.graph import (
     replace,
     static_shape,
 )
-from microddsp.schedules.sample_groups import SAMPLE_CALLS, Group, group
+from microddsp.schedules.sample_groups import DECIMATE, SAMPLE_CALLS, Group, group
 from microddsp.schedules.sample_loop import SampleLoop, Tensor, constants
 
 _UNARY: dict[str, Callable[[Expr], Expr]] = {
@@ -259,6 +259,9 @@ def _emit_loop(
             )
             signals.update({(b.var, i): value for i, value in enumerate(results)})
             tensors[b.var, len(results)] = following
+        elif kind == DECIMATE:
+            x, factor = call.args
+            tensors[b.var, -1] = loop.store(signal(x), every=int(factor))
         elif kind == "relax.broadcast_to":
             signals[b.var, -1] = signal(call.args[0])
         elif kind == "relax.clip":

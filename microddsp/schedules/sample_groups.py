@@ -48,6 +48,7 @@ ELEMENTWISE = {
     "relax.astype": 1,
     "relax.broadcast_to": 1,
 }
+DECIMATE = "dsp.decimate"
 _DTYPES = ("float32", "bool")
 SAMPLE_CALLS = {
     "dsp.event_counter",
@@ -117,6 +118,12 @@ def group(bindings: Sequence[relax.VarBinding]) -> list[Group]:
         used = operands(value)
         deepest = max((level.get(var, 0) for var in used), default=0)
         shape = signal_shape(value) if isinstance(value, relax.Call) else None
+        if operator_name(value) == DECIMATE and used and piece.get(used[0], (-1,))[0] == deepest:
+            # the loop keeps every so many of its samples; who reads them is another loop, later
+            maker = piece[used[0]][2]
+            members[maker].append(binding)
+            level[binding.var] = deepest + 1
+            continue
         if isinstance(value, relax.TupleGetItem | relax.Var):
             level[binding.var] = deepest
             if isinstance(value, relax.TupleGetItem) and value.tuple_value in piece:

@@ -65,7 +65,7 @@ class SampleLoop:
         self._tables: list[tuple[Expr, int, int]] = []  # leaf, tensor, element of the channel
         self._states: list[_State] = []
         self._counters: list[_Counter] = []
-        self._signals: list[tuple[Expr, Tensor]] = []
+        self._signals: list[tuple[Expr, Tensor, int]] = []  # written every so many samples
         self._order: list[_Counter] = []
 
     def tensor(self, shape: Sequence[int], dtype: str) -> int:
@@ -126,10 +126,11 @@ class SampleLoop:
         self._counters.append(counter)
         return counter.count, counter.event, counter.target
 
-    def store(self, signal: Expr) -> Tensor:
-        """Write a signal to memory; returns the output tensor."""
-        target = Tensor(f"out{len(self._signals)}", (self.channels, self.samples), "float32")
-        self._signals.append((signal, target))
+    def store(self, signal: Expr, *, every: int = 1) -> Tensor:
+        """Write a signal to memory, or its samples 0, `every`, ...; returns the output tensor."""
+        shape = (self.channels, self.samples // every)
+        target = Tensor(f"out{len(self._signals)}", shape, "float32")
+        self._signals.append((signal, target, every))
         return target
 
     def build(self, name: str, outputs: Sequence[Tensor], *, unroll: int | None) -> tirx.PrimFunc:
@@ -163,7 +164,10 @@ class SampleLoop:
         """Samples a pass. A multiply-accumulate overwrites its addend, so states wander from
         register to register; after a few samples they are where they were, and nothing is moved.
         """
-        return next((u for u in (8, 7, 6, 5, 4) if self.samples % u == 0), 4)
+        kept = {every for _, _, every in self._signals if every > 1}
+        whole = [u for u in (8, 7, 6, 5, 4) if self.samples % u == 0]
+        even = [u for u in whole if all(u % k == 0 or k % u == 0 for k in kept)]
+        return (even or whole or [4])[0]
 
     def _channel(self, c: Value | int, buffers: dict[str, tirx.Buffer], unroll: int) -> None:
         floats = sum(len(s.leaves) for s in self._states)
@@ -190,7 +194,8 @@ class SampleLoop:
         def body(start: Value | int, count: int) -> None:
             carried = {id(v): T.bind(registers[i]) for i, v in enumerate(leaves)}
             for u in range(count):
-                carried = self._sample(c, start + u, fixed, carried, buffers, ints, event)
+                place = (start, u, count)
+                carried = self._sample(c, place, fixed, carried, buffers, ints, event)
             for i, value in enumerate(leaves):
                 T.buffer_store(registers, carried[id(value)], [i])
 
@@ -217,16 +222,18 @@ class SampleLoop:
     def _sample(
         self,
         c: Value | int,
-        n: Value | int,
+        place: tuple[Value | int, int, int],
         fixed: dict[int, Value],
         carried: dict[int, Value],
         buffers: dict[str, tirx.Buffer],
         ints: tirx.Buffer | None,
         event: tirx.Buffer | None,
     ) -> dict[int, Value]:
+        start, u, unroll = place  # sample u of a pass of so many, which starts at `start`
+        n = start + u
         values = dict(fixed) | carried
         following = [expr for state in self._states for expr in state.following]
-        signals = [signal for signal, _ in self._signals]
+        signals = [signal for signal, *_ in self._signals]
         heard = [e for k in self._counters for e in (k.signal, *k.thresholds)]
         uses = count_uses([*signals, *following, *heard])
         for value, index, interleaved in self._loads:
@@ -248,16 +255,16 @@ class SampleLoop:
             if event is not None:
                 values[id(counter.event)] = T.bind(event[0])
         done = emit([*signals, *following], values, uses)
-        for (_, target), value in zip(self._signals, done, strict=False):
+        for (_, target, every), value in zip(self._signals, done, strict=False):
             if target.name in buffers:
-                T.buffer_store(buffers[target.name], value, [c, n])
+                _write(buffers[target.name], value, c, start, u, unroll, every)
         leaves = [value for state in self._states for value in state.leaves]
         return {id(old): new for old, new in zip(leaves, done[len(signals) :], strict=True)}
 
     def _events_used(self, buffers: dict[str, tirx.Buffer]) -> bool:
         from microddsp.relax_ops.expression import in_order
 
-        roots = [signal for signal, _ in self._signals]
+        roots = [signal for signal, *_ in self._signals]
         roots += [expr for state in self._states for expr in state.following]
         roots += [counter.signal for counter in self._counters]
         events = {id(counter.event) for counter in self._counters}
@@ -282,6 +289,27 @@ def _store(
     buffers: dict[str, tirx.Buffer], tensor: Tensor, c: Value | int, i: int, value: Value
 ) -> None:
     T.buffer_store(buffers[tensor.name], value, [c, *_unravel(i, tensor.shape[1:])])
+
+
+def _write(
+    buffer: tirx.Buffer,
+    value: Value,
+    c: Value | int,
+    start: Value | int,
+    u: int,
+    unroll: int,
+    every: int,
+) -> None:
+    """Keep one of `every` samples; what can be known is decided now, not on the device."""
+    if isinstance(start, int) or unroll % every == 0:
+        known = (start if isinstance(start, int) else 0) + u
+        if known % every == 0:
+            first = 0 if isinstance(start, int) else tirx.floordiv(start, every)
+            T.buffer_store(buffer, value, [c, first + known // every])
+    elif every % unroll or u == 0:
+        n = start + u
+        with T.If(tirx.EQ(tirx.floormod(n, every), 0)), T.Then():
+            T.buffer_store(buffer, value, [c, tirx.floordiv(n, every)])
 
 
 def _sample_of(
