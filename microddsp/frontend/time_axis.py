@@ -8,17 +8,22 @@ from collections.abc import Sequence
 import torch
 from torch import fx
 
-from microddsp.errors import CompileError
-from microddsp.frontend.diagnostics import place
+from microddsp.frontend.frame_axes import frames_kind, lifted_kind, rows_kind
 from microddsp.frontend.state_lifting import State
+from microddsp.frontend.time_kinds import (
+    BLOCK,
+    FRAMES,
+    LIFTED,
+    POINTWISE,
+    ROWS,
+    TIME,
+    aten,
+    mixes,
+    order_of,
+    shape_of,
+)
 
-aten = torch.ops.aten
 SCAN = torch.ops.higher_order.scan
-_POINTWISE = torch.Tag.pointwise
-# ROWS: frames flattened with axes after them, as torch does for `Linear`: the first axis counts
-# frames times something. LIFTED: rows under a first axis of one, as in the padding of `stft`.
-TIME, FRAMES, ROWS, LIFTED, BLOCK = "time", "frames", "rows", "lifted", "block"
-_VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
 
 # Operators of ours that keep no state: alone they make no stream.
 _OVER_FRAMES = ("rfft", "spectrum", "bands")
@@ -44,32 +49,6 @@ _BY_DIM = {
     aten.prod.dim_int: 1,
     aten.var.correction: 1,
 }
-
-# Treat every row alone if they do not work along the first axis.
-_ROWWISE = (
-    aten.index.Tensor,
-    aten.index_select.default,
-    aten.select.int,
-    aten.unsqueeze.default,
-    aten.squeeze.dims,
-    aten.sum.dim_IntList,
-    aten.mean.dim,
-    aten.amax.default,
-    aten.amin.default,
-    aten.constant_pad_nd.default,
-    aten.cat.default,
-    aten.mm.default,
-    aten.addmm.default,
-)
-
-# May name the first axis without mixing along it, as long as its length stays.
-_HARMLESS = (
-    aten.slice.Tensor,
-    aten._to_copy.default,
-    aten.clone.default,
-    aten.expand.default,
-    aten.permute.default,
-)
 
 
 def stream_axes(program: torch.export.ExportedProgram, states: Sequence[State]) -> list[int | None]:
@@ -132,11 +111,11 @@ def _kind(node: fx.Node, kinds: dict[fx.Node, str], owners: set[str]) -> str | N
         return None
     found = {kinds[n] for n in sources}
     if LIFTED in found:
-        return _lifted(node, sources, kinds)
+        return lifted_kind(node, sources, kinds)
     if ROWS in found:
-        return _rows(node, sources, kinds)
+        return rows_kind(node, sources, kinds)
     if FRAMES in found:
-        return _frames(node, sources, kinds)
+        return frames_kind(node, sources, kinds)
     if _trusted(node, owners):
         return TIME if _keeps_time(node, kinds) else BLOCK
     if TIME in found:
@@ -151,7 +130,7 @@ def _scanned(node: fx.Node, kinds: dict[fx.Node, str], states: set[str]) -> str 
     if found <= {None, BLOCK}:
         return BLOCK if BLOCK in found else None
     if found != {FRAMES} or not all(_from_state(n, states) for n in carried):  # type: ignore[union-attr, arg-type]
-        raise _mixes(node, "starts anew in every block")
+        raise mixes(node, "starts anew in every block")
     return FRAMES
 
 
@@ -170,7 +149,7 @@ def _over_frames(node: fx.Node, kinds: dict[fx.Node, str]) -> str | None:
     """Operators that take a frame, or a column of bins, as a whole."""
     source = node.args[0]
     kind = kinds.get(source)  # type: ignore[arg-type]
-    name, rank = _name(node), len(_shape(source))  # type: ignore[arg-type]
+    name, rank = _name(node), len(shape_of(source))  # type: ignore[arg-type]
     if kind in (None, BLOCK):
         return kind
     if name == "rfft" and kind in (FRAMES, ROWS) and rank > 1:
@@ -179,7 +158,7 @@ def _over_frames(node: fx.Node, kinds: dict[fx.Node, str]) -> str | None:
         return TIME
     if name == "bands" and (kind == TIME or (kind == FRAMES and rank > 2)):
         return kind
-    raise _mixes(node, "looks along time" if kind == TIME else "mixes frames with each other")
+    raise mixes(node, "looks along time" if kind == TIME else "mixes frames with each other")
 
 
 def _our_kind(node: fx.Node, item: int) -> str | None:
@@ -200,42 +179,36 @@ def _trusted(node: fx.Node, owners: set[str]) -> bool:
 
 
 def _keeps_time(node: fx.Node, kinds: dict[fx.Node, str]) -> bool:
-    shape = _shape(node)
+    shape = shape_of(node)
     return bool(shape) and any(
-        kind == TIME and shape[-1] == _shape(n)[-1] for n, kind in kinds.items()
+        kind == TIME and shape[-1] == shape_of(n)[-1] for n, kind in kinds.items()
     )
 
 
-def _shape(node: fx.Node) -> tuple[int, ...]:
-    value = node.meta.get("val")
-    value = value[0] if isinstance(value, tuple | list) and value else value
-    return tuple(value.shape) if isinstance(value, torch.Tensor) else ()
-
-
 def _time(node: fx.Node, sources: Sequence[fx.Node], kinds: dict[fx.Node, str]) -> str:
-    shape = _shape(node)
-    samples = max(_shape(n)[-1] for n in sources if kinds[n] == TIME)
-    if _POINTWISE in getattr(node.target, "tags", ()):
+    shape = shape_of(node)
+    samples = max(shape_of(n)[-1] for n in sources if kinds[n] == TIME)
+    if POINTWISE in getattr(node.target, "tags", ()):
         for other in node.all_input_nodes:
-            own = _shape(other)
+            own = shape_of(other)
             if kinds.get(other) != TIME and own and own[-1] == samples > 1:
-                raise _mixes(node, "combines a stream with a constant as long as the block")
+                raise mixes(node, "combines a stream with a constant as long as the block")
         return TIME
     if node.target in (aten._to_copy.default, aten.clone.default, aten.expand.default):
         return TIME
     if node.target is aten.permute.default:
-        order = _order(node)
+        order = order_of(node)
         if order[-1] == len(order) - 1:
             return TIME
         if order[0] == len(order) - 1:
             return FRAMES
     if node.target in _BY_DIM and shape and shape[-1] == samples:
-        rank = len(_shape(sources[0]))
+        rank = len(shape_of(sources[0]))
         dims = _dims(node)
         if dims is not None and all(d % rank != rank - 1 for d in dims):
             return TIME
     if node.target is aten.convolution.default:
-        weight = _shape(node.args[1])  # type: ignore[arg-type]
+        weight = shape_of(node.args[1])  # type: ignore[arg-type]
         if weight[2:] == (1,) and shape[-1] == samples:
             return TIME
     if (
@@ -245,13 +218,7 @@ def _time(node: fx.Node, sources: Sequence[fx.Node], kinds: dict[fx.Node, str]) 
         and shape[-1] == samples
     ):
         return TIME
-    raise _mixes(node, "looks along time")
-
-
-def _order(node: fx.Node) -> list[int]:
-    """Where each axis of a permuted tensor comes from."""
-    rank = len(_shape(node))
-    return [axis % rank for axis in node.args[1]]  # type: ignore[union-attr, operator, misc]
+    raise mixes(node, "looks along time")
 
 
 def _dims(node: fx.Node) -> list[int] | None:
@@ -260,101 +227,3 @@ def _dims(node: fx.Node) -> list[int] | None:
     if isinstance(dims, int):
         return [dims]
     return list(dims) if dims else None  # type: ignore[arg-type]
-
-
-def _frames(node: fx.Node, sources: Sequence[fx.Node], kinds: dict[fx.Node, str]) -> str:
-    source = next(n for n in sources if kinds[n] == FRAMES)
-    before, shape = _shape(source), _shape(node)
-    if node.target in _VIEWS:
-        return _viewed(node, kinds)
-    if node.target is aten.permute.default and _order(node)[-1] == 0:
-        return TIME
-    moved = node.target is aten.permute.default and _order(node)[0] != 0
-    if moved or shape[:1] != before[:1] or not _multiplies_rows(node, sources):
-        raise _mixes(node, "mixes frames with each other")
-    if node.target not in _HARMLESS and _along_first(node, before):
-        raise _mixes(node, "mixes frames with each other")
-    return FRAMES
-
-
-def _viewed(node: fx.Node, kinds: dict[fx.Node, str]) -> str:
-    """A view keeps frames apart, in their order, as long as its first axis counts whole ones."""
-    shape = _shape(node)
-    counts = {_shape(n)[0] for n, kind in kinds.items() if kind == FRAMES}
-    if len(counts) == 1 and len(shape) > 1:
-        count = next(iter(counts))
-        if shape[0] == count:
-            return FRAMES
-        if shape[0] % count == 0:
-            return ROWS
-        if shape[0] == 1 and shape[1] % count == 0:
-            return LIFTED
-    raise _mixes(node, "mixes frames with each other")
-
-
-def _multiplies_rows(node: fx.Node, sources: Sequence[fx.Node]) -> bool:
-    """A product of matrices whose rows are the stream's and whose columns are not."""
-    position = {aten.mm.default: 0, aten.addmm.default: 1}.get(node.target)  # type: ignore[call-overload]
-    return position is None or (len(sources) == 1 and node.args[position] is sources[0])
-
-
-def _rows(node: fx.Node, sources: Sequence[fx.Node], kinds: dict[fx.Node, str]) -> str:
-    """Only what treats each row alone, until the frames are an axis of their own again."""
-    source = next(n for n in sources if kinds[n] == ROWS)
-    shape, before = _shape(node), _shape(source)
-    if node.target in _VIEWS:
-        return _viewed(node, kinds)
-    if shape[:1] == before[:1] and _multiplies_rows(node, sources):
-        if _POINTWISE in getattr(node.target, "tags", ()):
-            return ROWS
-        if node.target is aten.permute.default:
-            if _order(node)[0] == 0:
-                return ROWS
-        elif node.target in _HARMLESS:
-            return ROWS
-        elif node.target in _ROWWISE and not _along_first(node, before):
-            return ROWS
-    raise _mixes(node, "mixes frames with each other")
-
-
-def _lifted(node: fx.Node, sources: Sequence[fx.Node], kinds: dict[fx.Node, str]) -> str:
-    source = next(n for n in sources if kinds[n] == LIFTED)
-    shape, before = _shape(node), _shape(source)
-    if node.target in _VIEWS:
-        return _viewed(node, kinds)
-    if shape[:2] == before[:2]:
-        if _POINTWISE in getattr(node.target, "tags", ()):
-            return LIFTED
-        if node.target is aten.constant_pad_nd.default:
-            return LIFTED
-        if node.target is aten.index.Tensor and node.args[1][:2] == [None, None]:  # type: ignore[index]
-            return LIFTED
-    raise _mixes(node, "mixes frames with each other")
-
-
-def _along_first(node: fx.Node, shape: tuple[int, ...]) -> bool:
-    """Whether an operator that works along axes works along the first."""
-    if node.target in (aten.index.Tensor, aten.index_put.default):
-        return node.args[1][0] is not None  # type: ignore[index]
-    arguments = getattr(getattr(node.target, "_schema", None), "arguments", ())
-    for position, argument in enumerate(arguments):
-        if argument.name in ("dim", "dims"):
-            given = node.args[position] if position < len(node.args) else None
-            given = node.kwargs.get(argument.name, given)
-            if given is None:
-                given = argument.default_value
-            if given is None:
-                return bool(_shape(node) == () or _shape(node)[:1] != shape[:1])
-            axes = [given] if isinstance(given, int) else list(given)  # type: ignore[arg-type]
-            return any(axis % len(shape) == 0 for axis in axes if isinstance(axis, int))
-    return False
-
-
-def _mixes(node: fx.Node, what: str) -> CompileError:
-    name = getattr(node.target, "__name__", str(node.target))
-    return CompileError(
-        f"{name} {what}: on a device it sees one block only, in training the whole signal",
-        where=place(node),
-        hint="use dsp.CausalConv1d (or dsp.GRU) for layers along a stream, or put "
-        "dsp.Frames(length, hop) before layers that look at a stretch of time",
-    )

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from microddsp.relax_ops.kernel_rows import backward as run_backward
+from microddsp.relax_ops.kernel_rows import forward as run_forward
 from microddsp.relax_ops.sample_operator import SampleOperator
-from microddsp.relax_ops.torch_operator import backward as run_backward
-from microddsp.relax_ops.torch_operator import forward as run_forward
 from microddsp.relax_ops.torch_operator import gradients_of_plain, plain, plain_backward, traced
 
 

@@ -24,8 +24,9 @@ from microddsp.schedules.graph import (
     replace,
     static_shape,
 )
+from microddsp.schedules.loop_memory import Tensor, constants
 from microddsp.schedules.sample_groups import DECIMATE, SAMPLE_CALLS, Group, group
-from microddsp.schedules.sample_loop import SampleLoop, Tensor, constants
+from microddsp.schedules.sample_loop import SampleLoop
 
 _UNARY: dict[str, Callable[[Expr], Expr]] = {
     "relax.abs": abs,

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
@@ -20,17 +19,15 @@ from microddsp.relax_ops.event_counter import (
     load_registers,
     store_registers,
 )
-from microddsp.relax_ops.expression import Expr, Step, constant, leaf, substitute, unary
+from microddsp.relax_ops.expression import Expr, Step, leaf, substitute, unary
+from microddsp.schedules.loop_memory import (
+    Tensor,
+    element_of,
+    keep_sample,
+    sample_of,
+    store_element,
+)
 from microddsp.schedules.scalar_code import Value, count_uses, emit, float32
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """A tensor parameter of the loop's function."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
 
 
 @dataclass(slots=True)
@@ -172,7 +169,7 @@ class SampleLoop:
     def _channel(self, c: Value | int, buffers: dict[str, tirx.Buffer], unroll: int) -> None:
         floats = sum(len(s.leaves) for s in self._states)
         fixed: dict[int, Value] = {
-            id(value): T.bind(_element(buffers, self.inputs[index], c, i))
+            id(value): T.bind(element_of(buffers, self.inputs[index], c, i))
             for value, index, i in self._tables
         }
         registers: tirx.Buffer = T.alloc_buffer((floats,), "float32") if floats else None
@@ -185,7 +182,7 @@ class SampleLoop:
         for state in self._states:
             for i in range(len(state.leaves)):
                 T.buffer_store(
-                    registers, _element(buffers, self.inputs[state.source], c, i), [at + i]
+                    registers, element_of(buffers, self.inputs[state.source], c, i), [at + i]
                 )
             at += len(state.leaves)
         for k, counter in enumerate(self._counters):
@@ -211,13 +208,13 @@ class SampleLoop:
         for state in self._states:
             for i in range(len(state.leaves)):
                 if state.target.name in buffers:
-                    _store(buffers, state.target, c, i, registers[at + i])
+                    store_element(buffers, state.target, c, i, registers[at + i])
             at += len(state.leaves)
         for k, counter in enumerate(self._counters):
             if counter.target.name in buffers:
                 store_registers(buffers[counter.target.name], c, ints, 3 * k, self.samples)
             if counter.count.name in buffers:
-                _store(buffers, counter.count, c, 0, ints[3 * k + 2])
+                store_element(buffers, counter.count, c, 0, ints[3 * k + 2])
 
     def _sample(
         self,
@@ -237,7 +234,7 @@ class SampleLoop:
         heard = [e for k in self._counters for e in (k.signal, *k.thresholds)]
         uses = count_uses([*signals, *following, *heard])
         for value, index, interleaved in self._loads:
-            values[id(value)] = T.bind(_sample_of(buffers, self.inputs[index], c, n, interleaved))
+            values[id(value)] = T.bind(sample_of(buffers, self.inputs[index], c, n, interleaved))
         for k, counter in enumerate(self._counters):
             x, high, low = emit([counter.signal, *counter.thresholds], values, uses)
             if event is not None:
@@ -257,7 +254,7 @@ class SampleLoop:
         done = emit([*signals, *following], values, uses)
         for (_, target, every), value in zip(self._signals, done, strict=False):
             if target.name in buffers:
-                _write(buffers[target.name], value, c, start, u, unroll, every)
+                keep_sample(buffers[target.name], value, c, start, u, unroll, every)
         leaves = [value for state in self._states for value in state.leaves]
         return {id(old): new for old, new in zip(leaves, done[len(signals) :], strict=True)}
 
@@ -269,58 +266,3 @@ class SampleLoop:
         roots += [counter.signal for counter in self._counters]
         events = {id(counter.event) for counter in self._counters}
         return any(id(expr) in events for expr in in_order(roots))
-
-
-def constants(values: np.ndarray) -> list[Expr]:
-    """Parameters known at compile time: rounded to float32 once, here."""
-    return [constant(float(v)) for v in np.asarray(values, "float32").ravel()]
-
-
-def _unravel(i: int, shape: Sequence[int]) -> list[int]:
-    return [int(k) for k in np.unravel_index(i, tuple(shape))] if shape else []
-
-
-def _element(buffers: dict[str, tirx.Buffer], tensor: Tensor, c: Value | int, i: int) -> Value:
-    """Element `i` of channel `c` in a tensor of shape (channels, ...)."""
-    return buffers[tensor.name][(c, *_unravel(i, tensor.shape[1:]))]
-
-
-def _store(
-    buffers: dict[str, tirx.Buffer], tensor: Tensor, c: Value | int, i: int, value: Value
-) -> None:
-    T.buffer_store(buffers[tensor.name], value, [c, *_unravel(i, tensor.shape[1:])])
-
-
-def _write(
-    buffer: tirx.Buffer,
-    value: Value,
-    c: Value | int,
-    start: Value | int,
-    u: int,
-    unroll: int,
-    every: int,
-) -> None:
-    """Keep one of `every` samples; what can be known is decided now, not on the device."""
-    if isinstance(start, int) or unroll % every == 0:
-        known = (start if isinstance(start, int) else 0) + u
-        if known % every == 0:
-            first = 0 if isinstance(start, int) else tirx.floordiv(start, every)
-            T.buffer_store(buffer, value, [c, first + known // every])
-    elif every % unroll or u == 0:
-        n = start + u
-        with T.If(tirx.EQ(tirx.floormod(n, every), 0)), T.Then():
-            T.buffer_store(buffer, value, [c, tirx.floordiv(n, every)])
-
-
-def _sample_of(
-    buffers: dict[str, tirx.Buffer],
-    tensor: Tensor,
-    c: Value | int,
-    n: Value | int,
-    interleaved: bool,
-) -> Value:
-    index = [n, c] if interleaved else [c, n]
-    index = index[len(index) - len(tensor.shape) :]
-    return buffers[tensor.name][
-        tuple(0 if size == 1 else i for i, size in zip(index, tensor.shape, strict=True))
-    ]
