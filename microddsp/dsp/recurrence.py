@@ -26,6 +26,7 @@ class _Traced:
 
     def __init__(self) -> None:
         self.graphs: dict[Any, StepGraph] = {}
+        self.texts: dict[StepGraph, str | None] = {}
 
     def __reduce__(self) -> tuple[type[_Traced], tuple[()]]:
         return _Traced, ()
@@ -192,8 +193,11 @@ class Recurrence(Block):
 
     def _program(self, x: Tensor) -> str | None:
         """The step as a formula, or None."""
-        step = scalar_step(self._graph(x).body, len(self.keys), x.shape[-2])
-        return None if step is None else relax_ops.recurrence_text(step)
+        graph, texts = self._graph(x), self._traced.texts
+        if graph not in texts:
+            step = scalar_step(graph.body, len(self.keys), x.shape[-2])
+            texts[graph] = None if step is None else relax_ops.recurrence_text(step)
+        return texts[graph]
 
     def initial_state(self, x: Tensor) -> State:
         starts = {key: self._start(key, x) for key in self.keys}

@@ -24,7 +24,7 @@ Node = Any  # fx.Node, whose arguments have types too wide to be checked
 Flat = Callable[[Tensor, Sequence[Tensor], Sequence[Tensor]], tuple[Tensor, Sequence[Tensor]]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StepGraph:
     """One sample as two graphs of torch operators.
 
