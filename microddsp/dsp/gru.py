@@ -8,8 +8,7 @@ from torch import Tensor
 from microddsp.dsp.block import Block, State, whole
 from microddsp.errors import SignalError
 from microddsp.relax_ops.cells import gru_cell
-from microddsp.relax_ops.scan import scan
-from microddsp.relax_ops.step_graph import trace
+from microddsp.relax_ops.scan import along
 from microddsp.relax_ops.torch_operator import traced
 
 
@@ -69,9 +68,7 @@ class GRU(Block):
         weights = [w.to(x) for w in self._weights()]
         for i in range(self.num_layers):
             own = weights[i * each : (i + 1) * each]
-            sample = x.reshape(-1, *x.shape[-2:])[0, :, 0]
-            graph = trace(gru_cell, sample, [hidden.reshape(-1, *hidden.shape[-2:])[0, i]], own)
-            x, (after,) = scan(graph.body, x, [hidden[..., i, :]], list(graph.prelude(*own)))
+            x, (after,) = along(gru_cell, x, [hidden[..., i, :]], own)
             last.append(after)
         return x, {"hidden": torch.stack(last, -2)}
 

@@ -38,7 +38,7 @@ class Recurrence(Block):
     The step gets one sample `x` of shape (channels,) and the state before it, and returns the
     output, (channels out,), and the state after it; a step that returns one tensor gives it as
     both. It is ordinary torch, but may not choose by values: `torch.where`, not `if`. It is traced
-    once per shape: numbers that it reads from outside are then fixed.
+    once per shape and mode (training or not): numbers that it reads from outside are then fixed.
 
         # leaky integrator with a learned leak
         dsp.Recurrence(lambda x, y, leak: x + leak * y, parameters={"leak": 0.9})
@@ -119,42 +119,40 @@ class Recurrence(Block):
             value = value.to(x)
         return value.expand(x.shape[-2]) if value.dim() == 0 else value
 
-    def _arguments(self) -> tuple[list[str], list[Tensor]]:
-        """Names and values of all that the step is called with besides sample and state."""
-        own = [(name, getattr(self, name)) for name in self.parameter_names]
+    def _arguments(self, x: Tensor) -> dict[str, Tensor]:
+        """All that the step is called with besides sample and state, in the signal's precision."""
+        own = {name: getattr(self, name) for name in self.parameter_names}
         if isinstance(self.step, torch.nn.Module):
-            own += [(f"step.{name}", p) for name, p in self.step.named_parameters()]
-            own += [(f"step.{name}", b) for name, b in self.step.named_buffers()]
-        return [name for name, _ in own], [value for _, value in own]
+            inside = (*self.step.named_parameters(), *self.step.named_buffers())
+            own |= {f"step.{name}": value for name, value in inside}
+        return {k: v.to(x) if v.is_floating_point() else v for k, v in own.items()}
 
     def _graph(self, x: Tensor) -> StepGraph:
-        names, values = self._arguments()
-        key = (x.shape[-2], x.dtype, *(v.shape for v in values))
-        if key in self._traced.graphs:
-            return self._traced.graphs[key]
-        states = [self._start(name, x).detach() for name in self.keys]
-        sample = x.new_zeros(x.shape[-2])
-        inner = [name.removeprefix("step.") for name in names]
+        arguments = self._arguments(x)
+        inner = self.step.modules() if isinstance(self.step, torch.nn.Module) else ()
+        modes = tuple(module.training for module in inner)
+        key = (x.shape[-2], x.dtype, modes, *(v.shape for v in arguments.values()))
+        if key not in self._traced.graphs:
 
-        def flat(
-            sample: Tensor, before: Sequence[Tensor], given: Sequence[Tensor]
-        ) -> tuple[Tensor, list[Tensor]]:
-            state: Any = dict(zip(self.keys, before, strict=True)) if self.named else before[0]
-            keyword = {n: v for n, v in zip(names, given, strict=True) if n in self.parameter_names}
-            if isinstance(self.step, torch.nn.Module):
-                rest = {
-                    n: v
-                    for n, whole, v in zip(inner, names, given, strict=True)
-                    if whole not in self.parameter_names
-                }
-                result = torch.func.functional_call(self.step, rest, (sample, state), keyword)
-            else:
-                result = self.step(sample, state, **keyword)
-            return self._results(result, before)
+            def flat(
+                sample: Tensor, before: Sequence[Tensor], given: Sequence[Tensor]
+            ) -> tuple[Tensor, list[Tensor]]:
+                named = dict(zip(arguments, given, strict=True))
+                return self._results(self._call(sample, before, named), before)
 
-        values = [v.to(x) if v.is_floating_point() else v for v in values]
-        self._traced.graphs[key] = trace(flat, sample, states, values)
+            states = [self._start(name, x) for name in self.keys]
+            sample = x.new_zeros(x.shape[-2])
+            self._traced.graphs[key] = trace(flat, sample, states, list(arguments.values()))
         return self._traced.graphs[key]
+
+    def _call(self, sample: Tensor, before: Sequence[Tensor], given: dict[str, Tensor]) -> Any:
+        """The user's step, with the state in the form that it was declared in."""
+        state: Any = dict(zip(self.keys, before, strict=True)) if self.named else before[0]
+        keyword = {name: given.pop(name) for name in self.parameter_names}
+        if not isinstance(self.step, torch.nn.Module):
+            return self.step(sample, state, **keyword)
+        inside = {name.removeprefix("step."): value for name, value in given.items()}
+        return torch.func.functional_call(self.step, inside, (sample, state), keyword)
 
     def _results(self, result: Any, before: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """What a step returned as output and states, checked."""
@@ -169,18 +167,14 @@ class Recurrence(Block):
         else:
             following = [after]
         for key, old, new in zip(self.keys, before, following, strict=True):
-            if not isinstance(new, Tensor):
-                new = torch.as_tensor(new, dtype=old.dtype)
-            if new.shape != old.shape or new.dtype != old.dtype:
+            if not isinstance(new, Tensor) or (new.shape, new.dtype) != (old.shape, old.dtype):
                 raise ParameterError(
-                    f"state {key!r} goes in as {old.dtype} of shape {tuple(old.shape)} and comes "
-                    f"out as {new.dtype} of shape {tuple(new.shape)}",
+                    f"state {key!r} goes in as {_words(old)} and comes out as {_words(new)}",
                     where=self._where(),
                 )
         if not isinstance(y, Tensor) or y.dim() != 1:
-            found = f"shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
             raise ParameterError(
-                f"the output of a step is one sample (channels,), not {found}",
+                f"the output of a step is one sample (channels,), not {_words(y)}",
                 where=self._where(),
             )
         return y, following
@@ -209,8 +203,7 @@ class Recurrence(Block):
 
     def process(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         graph, text = self._graph(x), self._program(x)
-        values = [v.to(x) if v.is_floating_point() else v for v in self._arguments()[1]]
-        coefficients = graph.prelude(*values)
+        coefficients = graph.prelude(*self._arguments(x).values())
         if text is None:
             y, following = scan(
                 graph.body, x, [state[key] for key in self.keys], list(coefficients)
@@ -247,6 +240,12 @@ def _packed(coefficients: Sequence[Tensor], x: Tensor) -> Tensor:
     if all(c.dim() == 0 for c in coefficients):
         return torch.stack(list(coefficients))
     return torch.stack([c.expand(channels) for c in coefficients], -1)
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{value.dtype} of shape {tuple(value.shape)}"
+    return type(value).__name__
 
 
 def _tensor(name: str, value: float | Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from tvm import relax
 
 from microddsp.frontend.nodes import tensor_of
 from microddsp.frontend.time_axis import SCAN
+from microddsp.relax_ops.step_graph import zeros_for
 from microddsp.schedules.scan_loop import scan_loop
 from microddsp.schedules.scan_memory import Carried, Line, Stream
 
@@ -75,14 +76,11 @@ def convert_scan(node: Node, importer: Any) -> list[relax.Expr]:
     _, carried, scanned, extra = node.args
     count, last = len(carried), node.meta.get(_LAST, set())
     body, states = _with_lines(node.meta[_BODY], count)
-    examples = tuple(
-        torch.zeros(tuple(n.meta["val"].shape), dtype=n.meta["val"].dtype)
-        for n in body.graph.nodes
-        if n.op == "placeholder"
-    )
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.export.export(body, examples, strict=False).run_decompositions({})
+        program = torch.export.export(
+            body, tuple(zeros_for(body)), strict=False
+        ).run_decompositions({})
     prepare(program)
     inputs = [_stream(tensor_of(s), i in last) for i, s in enumerate(scanned)]
     outputs = [

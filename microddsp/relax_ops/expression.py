@@ -45,28 +45,28 @@ class Expr:
         self.value = value
 
     def __add__(self, other: Expr | Number) -> Expr:
-        return _binary("add", self, other)
+        return binary("add", self, other)
 
     def __radd__(self, other: Number) -> Expr:
-        return _binary("add", other, self)
+        return binary("add", other, self)
 
     def __sub__(self, other: Expr | Number) -> Expr:
-        return _binary("sub", self, other)
+        return binary("sub", self, other)
 
     def __rsub__(self, other: Number) -> Expr:
-        return _binary("sub", other, self)
+        return binary("sub", other, self)
 
     def __mul__(self, other: Expr | Number) -> Expr:
-        return _binary("mul", self, other)
+        return binary("mul", self, other)
 
     def __rmul__(self, other: Number) -> Expr:
-        return _binary("mul", other, self)
+        return binary("mul", other, self)
 
     def __truediv__(self, other: Expr | Number) -> Expr:
-        return _binary("div", self, other)
+        return binary("div", self, other)
 
     def __rtruediv__(self, other: Number) -> Expr:
-        return _binary("div", other, self)
+        return binary("div", other, self)
 
     def __neg__(self) -> Expr:
         return unary("neg", self)
@@ -75,10 +75,10 @@ class Expr:
         return unary("abs", self)
 
     def __lt__(self, other: Expr | Number) -> Expr:
-        return _binary("lt", self, other)
+        return binary("lt", self, other)
 
     def __gt__(self, other: Expr | Number) -> Expr:
-        return _binary("gt", self, other)
+        return binary("gt", self, other)
 
     def __repr__(self) -> str:
         if self.op == "const":
@@ -99,11 +99,6 @@ def is_constant(expr: Expr, value: float | None = None) -> bool:
     return expr.op == "const" and (value is None or expr.value == value)
 
 
-def binary(op: str, left: Expr | Number, right: Expr | Number) -> Expr:
-    """Apply one of BINARY."""
-    return _binary(op, left, right)
-
-
 def _as_expr(value: Expr | Number) -> Expr:
     return value if isinstance(value, Expr) else constant(value)
 
@@ -118,7 +113,7 @@ def unary(op: str, arg: Expr) -> Expr:
     return Expr(op, (arg,))
 
 
-def _binary(op: str, left: Expr | Number, right: Expr | Number) -> Expr:
+def binary(op: str, left: Expr | Number, right: Expr | Number) -> Expr:
     """Apply one of BINARY; exact identities (x+0, x*1, x*0, x*-1) are folded here, so that a
     coefficient which is known to be zero or one costs nothing anywhere."""
     a, b = _as_expr(left), _as_expr(right)
@@ -128,16 +123,16 @@ def _binary(op: str, left: Expr | Number, right: Expr | Number) -> Expr:
         if is_constant(b, 0.0):
             return a
         if b.op == "neg":
-            return _binary("sub", a, b.args[0])
+            return binary("sub", a, b.args[0])
         if a.op == "neg":
-            return _binary("sub", b, a.args[0])
+            return binary("sub", b, a.args[0])
     elif op == "sub":
         if is_constant(b, 0.0):
             return a
         if is_constant(a, 0.0):
             return unary("neg", b)
         if b.op == "neg":
-            return _binary("add", a, b.args[0])
+            return binary("add", a, b.args[0])
     elif op == "mul":
         for one, other in ((a, b), (b, a)):
             if is_constant(one, 0.0):
@@ -147,7 +142,7 @@ def _binary(op: str, left: Expr | Number, right: Expr | Number) -> Expr:
             if is_constant(one, -1.0):
                 return unary("neg", other)
             if one.op == "const" and other.op == "mul" and is_constant(other.args[1]):
-                return _binary("mul", other.args[0], constant(one.value * other.args[1].value))
+                return binary("mul", other.args[0], constant(one.value * other.args[1].value))
         if a.op == "const":
             return Expr(op, (b, a))
     elif op == "div" and is_constant(b, 1.0):
@@ -211,7 +206,7 @@ def substitute(roots: Sequence[Expr], known: dict[int, Expr]) -> list[Expr]:
         if not args or all(new is old for new, old in zip(args, expr.args, strict=True)):
             done[id(expr)] = expr
         elif expr.op in BINARY:
-            done[id(expr)] = _binary(expr.op, args[0], args[1])
+            done[id(expr)] = binary(expr.op, args[0], args[1])
         elif expr.op in UNARY:
             done[id(expr)] = unary(expr.op, args[0])
         else:

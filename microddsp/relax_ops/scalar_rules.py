@@ -101,13 +101,14 @@ def _remainder(a: Any, b: Any) -> Expr:
     return select(apart, rest + b, rest)
 
 
-def _clamp(x: Any, low: Any = None, high: Any = None) -> Any:
-    def one(v: Any, *bounds: Any) -> Expr:
-        value = number(v)
-        above = value if high is None else select(value > bounds[-1], bounds[-1], value)
-        return above if low is None else select(value < bounds[0], bounds[0], above)
+def clipped(x: Expr, low: Expr | float | None, high: Expr | float | None) -> Expr:
+    """Within bounds, where they are given. A NaN is neither below nor above, and stays."""
+    above = x if high is None else select(x > high, high, x)
+    return above if low is None else select(x < low, low, above)
 
-    return _each(one)(x, *(b for b in (low, high) if b is not None))
+
+def _clamp(x: Any, low: Any = None, high: Any = None) -> Any:
+    return _each(lambda v, a, b: clipped(number(v), a, b))(x, low, high)
 
 
 def _chosen(condition: Expr, yes: Any, no: Any) -> Expr:

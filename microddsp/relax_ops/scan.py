@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -11,10 +12,12 @@ from torch._guards import tracing
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import _disable_current_modes
 
+from microddsp.relax_ops.step_graph import Flat, trace, zeros_for
 from microddsp.relax_ops.torch_operator import traced
 
-# Per body: the same for a batch of so many signals; -1 is the form that torch's scan takes.
-_FORMS: WeakKeyDictionary[fx.GraphModule, dict[int, fx.GraphModule]] = WeakKeyDictionary()
+# Per body: the same for a batch of so many signals (0: none), for torch's scan or for a plain loop.
+_FORMS: WeakKeyDictionary[fx.GraphModule, dict[tuple[int, bool], fx.GraphModule]]
+_FORMS = WeakKeyDictionary()
 
 
 def scan(
@@ -31,48 +34,61 @@ def scan(
     Returns:
         The outputs (..., channels out, samples), and the states after the last sample.
     """
-    batch, samples = x.shape[:-2], x.shape[-1]
-    count = batch.numel()
-    single = not batch
-    steps = x.reshape(count, *x.shape[-2:]).movedim(-1, 0) if not single else x.movedim(-1, 0)
-    carried = [s if single else s.reshape(count, *s.shape[len(batch) :]) for s in states]
-    if traced(x, *states, *coefficients):
-        form = _form(body, -1 if single else count, len(states))
-        results = torch.ops.higher_order.scan(form, tuple(carried), (steps,), tuple(coefficients))
-        *carried, y = results
-    else:
-        form = body if single else _form(body, count, len(states))
-        outputs = []
-        step = form.forward  # a module's call would cost as much as an operator
-        for sample in steps.unbind(0):
-            *carried, output = step(*carried, sample, *coefficients)
-            outputs.append(output)
-        if outputs:
-            y = torch.stack(outputs)
-        else:
-            y = form(*carried, x.new_zeros(steps.shape[1:]), *coefficients)[-1][None][:0]
-    y = y.movedim(0, -1)
-    y = y if single else y.reshape(*batch, y.shape[-2], samples)
-    return y, [c if single else c.reshape(*batch, *c.shape[1:]) for c in carried]
+    batch = x.shape[:-2]
+    if not x.numel():
+        output = next(n for n in body.graph.nodes if n.op == "output").args[0][-1]
+        return x.new_empty(*batch, *output.meta["val"].shape, x.shape[-1]), list(states)
+    if len(batch) > 1 or batch.numel() == 1 == len(batch):
+        rows = () if batch.numel() == 1 else (batch.numel(),)
+        flat = [s.reshape(*rows, *s.shape[len(batch) :]) for s in (x, *states)]
+        y, after = scan(body, flat[0], flat[1:], coefficients)
+        y, *after = (v.reshape(*batch, *v.shape[len(rows) :]) for v in (y, *after))
+        return y, after
+    steps, carried = x.movedim(-1, 0), list(states)
+    exported = traced(x, *states, *coefficients)
+    form = _form(body, batch.numel() if batch else 0, len(states), apart=exported)
+    if exported:
+        *carried, y = torch.ops.higher_order.scan(
+            form, tuple(carried), (steps,), tuple(coefficients)
+        )
+        return y.movedim(0, -1), carried
+    outputs = []
+    step = form.forward  # a module's call would cost as much as an operator
+    for sample in steps.unbind(0):
+        *carried, output = step(*carried, sample, *coefficients)
+        outputs.append(output)
+    return torch.stack(outputs, -1), carried
 
 
-def _form(body: fx.GraphModule, batch: int, states: int) -> fx.GraphModule:
-    """The body for a batch. Traced once: `vmap` itself would cost more than the step."""
+def along(cell: Flat, x: Tensor, states: Sequence[Tensor], parameters: Sequence[Tensor]) -> Any:
+    """`scan` with a step that is not traced yet: `cell(sample, states, parameters)`."""
+    batch = x.shape[:-2]
+    first = [s.flatten(0, len(batch) - 1)[0] if batch else s for s in (x, *states)]
+    graph = trace(cell, first[0][:, 0], first[1:], parameters)
+    return scan(graph.body, x, states, list(graph.prelude(*parameters)))
+
+
+def _form(body: fx.GraphModule, batch: int, states: int, *, apart: bool) -> fx.GraphModule:
+    """The body for a batch. Traced once: `vmap` itself would cost more than the step.
+
+    `apart`: torch's scan wants results that share no memory with arguments or each other.
+    """
+    if not batch and not apart:
+        return body
     forms = _FORMS.setdefault(body, {})
-    if batch not in forms:
-        examples = [n.meta["val"] for n in body.graph.nodes if n.op == "placeholder"]
+    if (batch, apart) not in forms:
         with _disable_current_modes(), tracing(None):
-            zeros = [torch.zeros(tuple(v.shape), dtype=v.dtype) for v in examples]
-            changing, rest = zeros[: states + 1], zeros[states + 1 :]
+            arguments = zeros_for(body)
+            changing = states + 1
 
-            def separate(*values: Tensor) -> list[Tensor]:
-                # torch's scan wants results that share no memory with arguments or each other
-                return [value.clone() for value in body(*values)]
+            def form(*values: Tensor) -> list[Tensor]:
+                return [value.clone() if apart else value for value in body(*values)]
 
-            if batch < 0:
-                forms[batch] = make_fx(separate)(*zeros)
-            else:
-                dims = (*(0 for _ in changing), *(None for _ in rest))
-                many = [v.expand(batch, *v.shape).clone() for v in changing]
-                forms[batch] = make_fx(torch.vmap(separate, dims))(*many, *rest)
-    return forms[batch]
+            function: Callable[..., Any] = form
+            if batch:
+                dims = [0] * changing + [None] * (len(arguments) - changing)
+                function = torch.vmap(form, tuple(dims))
+                for i in range(changing):
+                    arguments[i] = arguments[i].expand(batch, *arguments[i].shape).clone()
+            forms[batch, apart] = make_fx(function)(*arguments)
+    return forms[batch, apart]

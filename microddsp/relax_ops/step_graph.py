@@ -35,9 +35,14 @@ class StepGraph:
     prelude: fx.GraphModule
     body: fx.GraphModule
 
-    def values(self) -> list[Tensor]:
-        """What the body was traced with: shapes and types of its arguments."""
-        return [n.meta["val"] for n in self.body.graph.nodes if n.op == "placeholder"]
+
+def zeros_for(body: fx.GraphModule) -> list[Tensor]:
+    """Arguments of the shapes and types that a body was traced with."""
+    return [
+        torch.zeros(tuple(n.meta["val"].shape), dtype=n.meta["val"].dtype)
+        for n in body.graph.nodes
+        if n.op == "placeholder"
+    ]
 
 
 def trace(
@@ -49,7 +54,7 @@ def trace(
         ParameterError: Its control flow depends on values, or it uses tensors that learn but are
             not its arguments.
     """
-    count, given = len(states), len(parameters)
+    count = len(states)
 
     def flat(*values: Tensor) -> tuple[Tensor, ...]:
         y, following = function(values[count], values[:count], values[count + 1 :])
@@ -70,7 +75,7 @@ def trace(
         raise _explained(error) from error
     _check_constants(graph)
     graph.graph.eliminate_dead_code()
-    return _split(graph, count + 1, given)
+    return _split(graph, count + 1)
 
 
 def _pure(function: Callable[..., Any], examples: Sequence[Tensor]) -> fx.GraphModule:
@@ -115,11 +120,8 @@ def _read_through(graph: fx.Graph) -> None:
             continue
         if found.meta["val"].shape != node.meta["val"].shape:
             with graph.inserting_before(node):
-                given, found = (
-                    found,
-                    graph.call_function(aten.slice.Tensor, (found, dim, start, end)),
-                )
-                found.meta = {**given.meta, "val": node.meta["val"]}
+                found = graph.call_function(aten.slice.Tensor, (found, dim, start, end))
+                found.meta = dict(node.meta)
         node.replace_all_uses_with(found)
     graph.eliminate_dead_code()
 
@@ -191,7 +193,7 @@ def _check_constants(graph: fx.GraphModule) -> None:
                 )
 
 
-def _split(graph: fx.GraphModule, varying: int, parameters: int) -> StepGraph:
+def _split(graph: fx.GraphModule, varying: int) -> StepGraph:
     placeholders = [n for n in graph.graph.nodes if n.op == "placeholder"]
     changing = set(placeholders[:varying])
     fixed = set(placeholders[varying:])
@@ -202,8 +204,11 @@ def _split(graph: fx.GraphModule, varying: int, parameters: int) -> StepGraph:
             elif any(n in fixed for n in node.all_input_nodes):
                 fixed.add(node)
     results = next(n for n in graph.graph.nodes if n.op == "output")
-    frontier = [n for n in fixed if any(u in changing or u is results for u in n.users)]
-    frontier.sort(key=list(graph.graph.nodes).index)
+    frontier = [
+        n
+        for n in graph.graph.nodes
+        if n in fixed and any(u in changing or u is results for u in n.users)
+    ]
     prelude = _copied(graph, placeholders[varying:], frontier)
     body = _copied(graph, [*placeholders[:varying], *frontier], list(results.args[0]))
     return StepGraph(prelude, body)

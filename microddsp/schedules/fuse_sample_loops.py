@@ -15,7 +15,7 @@ from microddsp.relax_ops.expression import Expr, binary, select, unary
 from microddsp.relax_ops.recurrence import NAME as RECURRENCE
 from microddsp.relax_ops.recurrence import operator as recurrence_of
 from microddsp.relax_ops.sample_operator import SAMPLE_OPERATORS
-from microddsp.relax_ops.scalar_rules import is_truth, number
+from microddsp.relax_ops.scalar_rules import clipped, is_truth, number
 from microddsp.schedules.filter_form import split_gain
 from microddsp.schedules.graph import (
     builder_without_main,
@@ -77,12 +77,6 @@ class FuseSampleLoops:
 def _truth(x: Expr) -> Expr:
     """What was loaded from memory, or computed, as a condition."""
     return x if is_truth(x) else binary("ne", x, 0.0)
-
-
-def _clipped(x: Expr, low: float, high: float) -> Expr:
-    """A NaN is neither below nor above, and stays."""
-    above = x if high == math.inf else select(x > high, high, x)
-    return above if low == -math.inf else select(x < low, low, above)
 
 
 def _rewrite(mod: IRModule, unroll: int | None) -> IRModule:
@@ -266,8 +260,9 @@ def _emit_loop(
         elif kind == "relax.broadcast_to":
             signals[b.var, -1] = signal(call.args[0])
         elif kind == "relax.clip":
-            x, low, high = call.args
-            signals[b.var, -1] = _clipped(signal(x), float(low), float(high))
+            x, *bounds = call.args
+            known = [None if math.isinf(v) else v for v in map(float, bounds)]
+            signals[b.var, -1] = clipped(signal(x), *known)
         elif kind == "relax.astype":
             x = signal(call.args[0])
             signals[b.var, -1] = _truth(x) if str(b.var.ty.dtype) == "bool" else number(x)

@@ -217,6 +217,39 @@ def test_copies_and_files_hold_no_graphs() -> None:
         assert torch.equal(other(x), y)
 
 
+class Thinned(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = torch.nn.Dropout(0.5)
+
+    def forward(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        return self.dropout(x), 0.5 * z
+
+
+def test_a_step_knows_whether_it_is_trained() -> None:
+    block, x = dsp.Recurrence(Thinned()), torch.ones(1, 64)
+    assert 0 < int((block(x) == 0).sum()) < 64
+    assert torch.equal(block.eval()(x), x)
+    assert not torch.equal(block.train()(x), x)
+
+
+def rows(x: Tensor) -> Tensor:
+    return x[(None,) * (x.dim() == 2)].flatten(0, -3)
+
+
+@pytest.mark.parametrize("batch", [(), (0,), (1,), (3,), (2, 0), (1, 1), (2, 3)])
+@pytest.mark.parametrize("samples", [0, 5])
+def test_batches_of_any_size(batch: tuple[int, ...], samples: int) -> None:
+    block = dsp.Recurrence(string, torch.zeros(20), parameters={"loss": 0.9}).double()
+    x = noise(*batch, 1, samples)
+    y, state = microddsp.step(block, x)
+    assert y.shape == x.shape
+    (line,) = state.values()
+    assert line.shape == (*batch, 20)
+    for row, of in zip(rows(y), rows(x), strict=True):
+        torch.testing.assert_close(row, block(of))
+
+
 def test_truncated_backpropagation() -> None:
     block = dsp.Recurrence(string, torch.zeros(12), parameters={"loss": 0.9}).double()
     x = noise(2, 1, 30)
@@ -238,6 +271,7 @@ WEIGHT = torch.nn.Parameter(torch.tensor(0.5))
         (lambda x, z: (x * WEIGHT, z), 0.0, "not its argument"),
         (lambda x, z: (x, z[None]), 0.0, r"state 'state' goes in .* comes out as .*\(1, 2\)"),
         (lambda x, z: (x, z > 0), 0.0, "comes out as torch.bool"),
+        (lambda x, z: (x, [0.0, 0.0]), 0.0, "comes out as list"),
         (lambda x, z: (x.sum(), z), 0.0, r"one sample \(channels,\)"),
         (lambda x, z: ([x], z), 0.0, r"one sample \(channels,\), not list"),
         (lambda x, z: (x, {"b": z["a"]}), {"a": 0.0}, r"with the states \['a'\]"),

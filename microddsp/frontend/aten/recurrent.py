@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,14 +10,12 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from microddsp.relax_ops.cells import gru_cell, lstm_cell
-from microddsp.relax_ops.scan import scan
-from microddsp.relax_ops.step_graph import trace
-
-Cell = Callable[[Tensor, Sequence[Tensor], Sequence[Tensor]], tuple[Tensor, list[Tensor]]]
+from microddsp.relax_ops.scan import along
+from microddsp.relax_ops.step_graph import Flat
 
 
 def _layers(
-    cell: Cell,
+    cell: Flat,
     x: Tensor,
     starts: Sequence[Tensor],
     parameters: Sequence[Tensor],
@@ -42,25 +40,13 @@ def _layers(
             own = list(parameters[at * each : (at + 1) * each])
             before = [start[at] for start in starts]
             given = signal.flip(-1) if direction else signal
-            y, after = _run(cell, given, before, own)
+            y, after = along(cell, given, before, own)
             outputs.append(y.flip(-1) if direction else y)
             for held, value in zip(last, after, strict=True):
                 held.append(value)
         signal = torch.cat(outputs, 1) if directions > 1 else outputs[0]
     y = signal.permute(0, 2, 1) if batch_first else signal.permute(2, 0, 1)
     return (y, *(torch.stack(held) for held in last))
-
-
-def _run(
-    cell: Cell, x: Tensor, states: Sequence[Tensor], parameters: Sequence[Tensor]
-) -> tuple[Tensor, list[Tensor]]:
-    """A cell along (batch, inputs, samples)."""
-    graph = trace(cell, x[0, :, 0], [s[0] for s in states], parameters)
-    coefficients = list(graph.prelude(*parameters))
-    if x.shape[0] > 1:
-        return scan(graph.body, x, states, coefficients)
-    y, after = scan(graph.body, x[0], [s[0] for s in states], coefficients)
-    return y[None], [s[None] for s in after]
 
 
 class RecurrentLayersAsScans(TorchFunctionMode):
@@ -83,4 +69,4 @@ class RecurrentLayersAsScans(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-_CELLS: dict[Any, Cell] = {torch._VF.gru: gru_cell, torch._VF.lstm: lstm_cell}
+_CELLS: dict[Any, Flat] = {torch._VF.gru: gru_cell, torch._VF.lstm: lstm_cell}
