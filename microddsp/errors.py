@@ -61,6 +61,50 @@ class DeviceTimeoutError(LinkError):
     """The device did not answer within the time set; it was stopped."""
 
 
+class DeviceLostError(LinkError):
+    """The device, or the program that emulates it, ended. Open the board again."""
+
+
+class DeviceResetError(DeviceLostError):
+    """The device started anew by itself: a watchdog, a brown-out, or its own program."""
+
+
+class DeviceMemoryError(LinkError, MemoryError):
+    """The device has no memory left for a tensor. The session goes on."""
+
+
+class DeviceFaultError(LinkError):
+    """The program on the device did what the processor cannot do. The session goes on unless the
+    message says that the device stopped.
+
+    `pc` is the address of the instruction and `address` that of the memory, None where the
+    processor does not tell; `status` its fault status; `function` and `line` ("plops.c:120") are
+    from the firmware's own symbols, "" where they say nothing.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        pc: int | None = None,
+        address: int | None = None,
+        status: int = 0,
+        function: str = "",
+        line: str = "",
+        hint: str = "",
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.pc = pc
+        self.address = address
+        self.status = status
+        self.function = function
+        self.line = line
+
+
+class StackOverflowError(DeviceFaultError):
+    """A function on the device needed more stack than there is."""
+
+
 class VerificationError(MicroddspError):
     """Device and PyTorch differ by more than the tolerance."""
 

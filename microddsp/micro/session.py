@@ -16,7 +16,7 @@ import numpy as np
 from microddsp.errors import BoardError
 from microddsp.micro.boards import Board, find_board
 from microddsp.micro.platforms.project import build_project, create_project, read_project
-from microddsp.micro.rpc.link import Link, call, qemu_command
+from microddsp.micro.rpc.link import Link, qemu_command
 from microddsp.signature import Signature, TensorSpec
 from microddsp.streams import join_blocks, split_blocks
 
@@ -99,9 +99,9 @@ class BoardSession:
         self.signature = signature
         # A whole signal at a time: blocks of two signals would mix in the model's state.
         self._lock = threading.RLock()
-        self._link = Link(qemu_command(board, image), timeout_s)
+        self._link = Link(qemu_command(board, image), timeout_s, image)
         try:
-            call(self._prepare)
+            self._link.call(self._prepare)
         except BaseException:
             self.close()
             raise
@@ -157,7 +157,7 @@ class BoardSession:
         blocks = split_blocks(self.signature, inputs, tail)
         with self._lock:
             self.reset()
-            outputs = [call(self._run_block, block) for block in blocks]
+            outputs = [self._link.call(self._run_block, block) for block in blocks]
         return join_blocks(self.signature, outputs, like=inputs)
 
     def _run_block(self, block: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -171,7 +171,7 @@ class BoardSession:
         """Forget the signal seen so far."""
         with self._lock:
             self._check_open()
-            call(self._remote.reset)
+            self._link.call(self._remote.reset)
 
     def time(self, *inputs: Array, tail: str = "error") -> Timing:
         """Reset the model and time every block of the signals on the device.
@@ -189,7 +189,7 @@ class BoardSession:
             self.reset()
             at_once = self._blocks_at_once()
             for i in range(0, len(blocks), at_once):
-                more, overhead = call(self._time_some, blocks[i : i + at_once])
+                more, overhead = self._link.call(self._time_some, blocks[i : i + at_once])
                 ticks += more
         empty = self.board.instructions(overhead)
         counts = sorted(self.board.instructions(t) - empty for t in ticks)
@@ -219,7 +219,7 @@ class BoardSession:
         return [int(t) for t in ticks.numpy().view(np.uint32)], overhead
 
     def _blocks_at_once(self) -> int:
-        free = int(call(lambda: self._link.device.available_global_memory) or 0)
+        free = int(self._link.call(lambda: self._link.device.available_global_memory) or 0)
         each = sum(spec.nbytes for spec in self.signature.inputs) + 64
         return max(1, min(_TIMED_AT_ONCE, free // 2 // each))
 
@@ -244,7 +244,7 @@ class BoardSession:
         with self._lock:
             self.reset()
             remote = self._remote
-            used = call(remote.stack_high_water, *remote.inputs, *remote.outputs)
+            used = self._link.call(remote.stack_high_water, *remote.inputs, *remote.outputs)
             self.reset()
         return int(used)
 

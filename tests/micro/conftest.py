@@ -38,6 +38,7 @@ probe_status_t probe_process(probe_t *self, const float *x, float *y);
 """
 
 SOURCE = """#include "probe.h"
+{helpers}
 probe_status_t probe_init(probe_t *self, void *workspace, size_t workspace_bytes)
 {{
     (void)workspace;
@@ -64,7 +65,12 @@ Maker = Callable[..., CompiledModel]
 
 
 def make_model(
-    body: str = RUNNING_SUM, *, target: str = "cortex-m4f", workspace: int = 0, block: int = BLOCK
+    body: str = RUNNING_SUM,
+    *,
+    target: str = "cortex-m4f",
+    workspace: int = 0,
+    block: int = BLOCK,
+    helpers: str = "",
 ) -> CompiledModel:
     signature = Signature(
         "probe",
@@ -77,7 +83,7 @@ def make_model(
     )
     sources = {
         "probe.h": HEADER.format(workspace=workspace),
-        "probe.c": SOURCE.format(body=body),
+        "probe.c": SOURCE.format(body=body, helpers=helpers),
     }
     return CompiledModel("probe", find_target(target), signature, sources)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import re
 import resource
 import select
 import signal
@@ -30,6 +31,8 @@ CHUNK = 1 << 16
 # Starting the emulator may take this long on a busy computer, whatever the device's own limit is.
 START_S = 20.0
 PARENT_CHECK_S = 1.0
+FAULT = re.compile(r"DeviceFault: [^\n]*")  # the firmware's own last words
+REGISTER = re.compile(r"(R1[345])=([0-9a-f]{8})")  # of the emulator's
 
 
 def exception_packet(text: str) -> bytes:
@@ -84,16 +87,31 @@ class Device:
         self.process.kill()
         return self.process.wait()
 
-    def last_words(self) -> str:
-        """What the emulator wrote about its end: the line with its name, or the last one."""
-        try:
-            text = os.read(self.words, CHUNK).decode(errors="replace")
-        except OSError:
-            return ""
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
+    def epitaph(self) -> str:
+        """Why the device is gone: what the emulator's end and its words tell."""
+        words = self._last_words()
+        status = self.stop()
+        if status == 0:  # the firmware itself ends with others
+            return "DeviceReset: the device was reset"
+        lost = f"DeviceLost: the device stopped (emulator's status {status})"
+        fault = FAULT.search(words)
+        if fault:
+            return f"{lost}: {fault[0]}"
+        if "Lockup" in words:
+            registers = dict(REGISTER.findall(words))
+            sp, lr, pc = (registers.get(name, "0") for name in ("R13", "R14", "R15"))
+            return f"{lost}: DeviceFault: pc=0x{pc} lr=0x{lr} sp=0x{sp}"
+        lines = [line.strip() for line in words.splitlines() if line.strip()]
         lines = [line for line in lines if "warning:" not in line]
         named = [line for line in lines if line.startswith("qemu")]
-        return (named or lines[-1:] or [""])[0]
+        told = (named or lines[-1:] or [""])[0]
+        return f"{lost}: {told}" if told else lost
+
+    def _last_words(self) -> str:
+        try:
+            return os.read(self.words, CHUNK).decode(errors="replace")
+        except OSError:
+            return ""
 
 
 class Bridge:
@@ -171,10 +189,7 @@ class Bridge:
         except BlockingIOError:
             return
         if not data:
-            words = self.device.last_words()
-            status = self.device.stop()
-            told = f": {words}" if words else ""
-            self._give_up(f"DeviceLost: the device stopped (emulator's status {status}){told}")
+            self._give_up(self.device.epitaph())
             return
         self.progress = time.monotonic()
         for packet in self.answered.feed(data):

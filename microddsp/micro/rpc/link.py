@@ -9,13 +9,22 @@ import signal
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from microddsp.errors import BoardError, DeviceTimeoutError, LinkError
+from microddsp.errors import (
+    BoardError,
+    DeviceLostError,
+    DeviceMemoryError,
+    DeviceResetError,
+    DeviceTimeoutError,
+    LinkError,
+)
 from microddsp.micro.boards import Board
+from microddsp.micro.rpc.faults import MARK, fault_error
+from microddsp.micro.rpc.symbols import Symbols
 from microddsp.micro.tools import find_tool
 
 _BRIDGE = Path(__file__).with_name("bridge.py")
@@ -70,35 +79,53 @@ def signals_held_back() -> Iterator[None]:
 
 
 def call(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
-    """One or more RPCs, with TVM's errors as ours.
+    """One or more RPCs, with TVM's errors as ours; `Link.call` knows the firmware's names too.
 
     Raises:
         DeviceTimeoutError: No answer within the session's time; the device was stopped.
-        LinkError: The device stopped, or it answered with an error.
+        DeviceFaultError: The program on the device failed.
+        DeviceLostError: The device ended.
+        LinkError: The device answered with an error.
     """
+    return _call(None, function, args, kwargs)
+
+
+def _call(
+    symbols: Symbols | None,
+    function: Callable[..., _R],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> _R:
     with signals_held_back():
         try:
             return function(*args, **kwargs)
         except (RuntimeError, MemoryError, ValueError, OSError, AttributeError) as error:
-            raise _as_link_error(error) from error
+            raise _as_link_error(error, symbols) from error
 
 
-def _as_link_error(error: BaseException) -> LinkError:
+def _as_link_error(error: BaseException, symbols: Symbols | None) -> LinkError:
     text = " ".join(str(error).split())
     for mark in ("Error caught from RPC call: ", "RPCError: "):
         text = text.rpartition(mark)[2]
+    lost = "DeviceLost: " in text
     if "RPCSessionTimeoutError" in f"{type(error).__name__} {text}":
         return DeviceTimeoutError(
             text.rpartition("RPCSessionTimeoutError: ")[2],
             hint="a larger timeout_s if the block needs that long; open the board again",
         )
-    if "DeviceLost: " in text:
-        lockup = "a fault that could not be handled: did the stack overflow? " * ("Lockup" in text)
-        return LinkError(text.rpartition("DeviceLost: ")[2], hint=f"{lockup}open the board again")
-    if "DeviceFault: " in text:
-        return LinkError(f"fault on the device: {text.rpartition('DeviceFault: ')[2]}")
+    if MARK in text:
+        return fault_error(text.rpartition(MARK)[2], symbols, lost=lost)
+    if lost:
+        return DeviceLostError(text.rpartition("DeviceLost: ")[2], hint="open the board again")
+    if "DeviceReset: " in text:
+        return DeviceResetError(
+            text.rpartition("DeviceReset: ")[2],
+            hint="a watchdog, the supply, or the program itself; open the board again",
+        )
     if "MemoryError: " in text:
-        return LinkError(text.rpartition("MemoryError: ")[2], hint="give fewer blocks at once")
+        return DeviceMemoryError(
+            text.rpartition("MemoryError: ")[2], hint="give fewer blocks at once"
+        )
     return LinkError(text)
 
 
@@ -125,8 +152,13 @@ os.register_at_fork(after_in_child=_let_go_after_fork)
 class Link:
     """An open session with a device; use `call` around what `session` does."""
 
-    def __init__(self, command: list[str], timeout_s: float) -> None:
+    def __init__(self, command: list[str], timeout_s: float, image: Path | None = None) -> None:
         """Start the device behind a bridge; returns when it answers.
+
+        Args:
+            command: How it is started.
+            timeout_s: It must answer every call within this.
+            image: Its firmware, whose names make errors readable.
 
         Raises:
             BoardError: The time limit makes no sense.
@@ -137,6 +169,7 @@ class Link:
         # A failing exec would kill our whole process group: start only what is surely there.
         if not (sys.executable and os.access(sys.executable, os.X_OK)):
             raise BoardError("this Python has no executable to start the bridge with")
+        self._symbols = Symbols(image) if image is not None else None
         with signals_held_back():
             self._open(command, timeout_s)
 
@@ -163,6 +196,10 @@ class Link:
         self._pids = _numbers(_read_line(status))
         self._end = weakref.finalize(self, _end, status, self._pids, self._held)
         _OPEN.add(self)
+
+    def call(self, function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        """As the function `call`, and errors name functions of this firmware."""
+        return _call(self._symbols, function, args, kwargs)
 
     def hold(self, thing: Any) -> None:
         """Keep what the session gave, functions and tensors, until it ends. Nobody else may."""

@@ -30,11 +30,24 @@ extern const uint32_t port_tick_hz;
 /* Bytes of stack below the caller's frame that are free: [low, high). */
 void port_free_stack(uint32_t **low, uint32_t **high);
 
-/* Faults. While `port_fault_armed` is not 0, a fault ends in longjmp(port_fault_return, 1) with
- * the place and reason below; otherwise it stops the device. */
+/* Faults. Between port_fault_arm() and port_fault_disarm() a fault ends in
+ * longjmp(port_fault_return, 1) with `port_fault` filled in; otherwise it stops the device. */
+typedef struct port_fault {
+    uintptr_t pc;      /* 0: not known */
+    uintptr_t lr;      /* where the function was called from, as far as is known */
+    uintptr_t address; /* of the access */
+    uint32_t status;   /* CFSR; 0 where the core has none. Elsewhere the number of a signal. */
+    int has_address;
+    int overflow; /* the stack was too small */
+} port_fault_t;
+
 extern jmp_buf port_fault_return;
-extern volatile int port_fault_armed;
-extern volatile uint32_t port_fault_pc;
-extern volatile uint32_t port_fault_status; /* CFSR; 0 where the core has none */
+extern volatile port_fault_t port_fault;
+void port_fault_arm(void);
+void port_fault_disarm(void);
+
+/* Paints the words below the stack, and tells whether nothing has written there since. */
+void port_stack_watch(void);
+int port_stack_intact(void);
 
 #endif /* PORT_H */

@@ -3,8 +3,22 @@
 #ifndef PORT_INTERNAL_H
 #define PORT_INTERNAL_H
 
+enum port_status {
+    PORT_RESET = 0, /* what an emulator gives when the processor resets itself */
+    PORT_FAULT = 2,
+    PORT_NO_LINK = 3,
+    PORT_LINK_LOST = 4
+};
+
 /* Ends the emulation with a status. */
-__attribute__((noreturn)) void port_exit(int status);
+__attribute__((noreturn)) void port_exit(enum port_status status);
+
+/* The end after a fault that nobody waits for: tells it as well as it can. */
+__attribute__((noreturn)) void port_panic(const char *text);
+
+/* Once, before anything can fault. */
+void port_faults_init(void);
+void port_fault_handler(void);
 
 /* SysTick's interrupt. */
 void port_tick_handler(void);

@@ -8,6 +8,7 @@
 
 enum semihosting {
     SYS_OPEN = 0x01,
+    SYS_WRITE0 = 0x04,
     SYS_WRITE = 0x05,
     SYS_READ = 0x06,
     SYS_EXIT_EXTENDED = 0x20
@@ -44,7 +45,7 @@ static uint32_t semihosting(enum semihosting operation, const uint32_t *argument
     return r0;
 }
 
-void port_exit(int status)
+void port_exit(enum port_status status)
 {
     const uint32_t arguments[2] = {APPLICATION_EXIT, (uint32_t)status};
     (void)semihosting(SYS_EXIT_EXTENDED, arguments);
@@ -52,12 +53,19 @@ void port_exit(int status)
     }
 }
 
+void port_panic(const char *text)
+{
+    (void)semihosting(SYS_WRITE0, (const uint32_t *)(const void *)text);
+    (void)semihosting(SYS_WRITE0, (const uint32_t *)(const void *)"\n");
+    port_exit(PORT_FAULT);
+}
+
 static uint32_t open_file(const char *path, uint32_t mode)
 {
     const uint32_t arguments[3] = {(uintptr_t)path, mode, strlen(path)};
     const uint32_t file = semihosting(SYS_OPEN, arguments);
     if (file == UINT32_MAX) {
-        port_exit(3);
+        port_exit(PORT_NO_LINK);
     }
     return file;
 }
@@ -75,7 +83,7 @@ void port_read(void *destination, size_t nbytes)
         const uint32_t arguments[3] = {host_in, (uintptr_t)place, nbytes};
         const uint32_t missing = semihosting(SYS_READ, arguments);
         if (missing >= nbytes) {
-            port_exit(0); /* end of file: the host is gone */
+            port_exit(PORT_LINK_LOST); /* end of file: the host is gone */
         }
         place += nbytes - missing;
         nbytes = missing;
@@ -86,7 +94,7 @@ static void send(const void *source, size_t nbytes)
 {
     const uint32_t arguments[3] = {host_out, (uintptr_t)source, nbytes};
     if ((nbytes != 0u) && (semihosting(SYS_WRITE, arguments) != 0u)) {
-        port_exit(0);
+        port_exit(PORT_LINK_LOST);
     }
 }
 

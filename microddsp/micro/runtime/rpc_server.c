@@ -13,8 +13,6 @@
 #define EVALUATOR_HANDLE 0x0e000000u
 #define MAX_EVALUATORS 4u
 
-#define STACK_OVERFLOW (1u << 20) /* CFSR.STKOF, where the core has stack limits */
-
 /* Device attributes that the client asks for (tvm::runtime::DeviceAttrKind). */
 enum attribute {
     ATTRIBUTE_EXISTS = 0,
@@ -58,33 +56,61 @@ static void *allocate(uint64_t nbytes)
         if (nbytes > UINT32_MAX) {
             rpc_append("4 GiB");
         } else {
-            rpc_append_number((uint32_t)nbytes, 10u);
+            rpc_append_number((uint32_t)nbytes);
             rpc_append(" bytes");
         }
         rpc_append(" left, the largest free block has ");
-        rpc_append_number((uint32_t)rpc_heap_largest(), 10u);
+        rpc_append_number((uint32_t)rpc_heap_largest());
     }
     return memory;
 }
 
 /* ---- calls ---- */
 
+static void append_fact(const char *name, uintptr_t value)
+{
+    rpc_append(name);
+    rpc_append_hex(value);
+}
+
+static void raise_fault(void)
+{
+    (void)rpc_raise("DeviceFault", "");
+    append_fact("pc=", port_fault.pc);
+    append_fact(" lr=", port_fault.lr);
+    append_fact(" status=", port_fault.status);
+    if (port_fault.has_address) {
+        append_fact(" address=", port_fault.address);
+    }
+    if (port_fault.overflow) {
+        rpc_append(" overflow=1");
+    }
+}
+
+const char *rpc_fault_text(void)
+{
+    rpc_forget_error();
+    raise_fault();
+    return rpc_error_text();
+}
+
 static int call(rpc_function_t function, const rpc_value_t *arguments, int32_t count,
                 rpc_value_t *result)
 {
     if (setjmp(port_fault_return) != 0) {
-        (void)rpc_raise("DeviceFault", "pc=0x");
-        rpc_append_number(port_fault_pc, 16u);
-        rpc_append(" cfsr=0x");
-        rpc_append_number(port_fault_status, 16u);
-        if ((port_fault_status & STACK_OVERFLOW) != 0u) {
-            rpc_append(": the stack overflowed");
-        }
+        port_stack_watch();
+        rpc_forget_error();
+        raise_fault();
         return -1;
     }
-    port_fault_armed = 1;
+    port_fault_arm();
     const int status = function(NULL, arguments, count, result);
-    port_fault_armed = 0;
+    port_fault_disarm();
+    if (!port_stack_intact()) {
+        port_stack_watch();
+        rpc_forget_error();
+        return rpc_raise("DeviceFault", "overflow=1");
+    }
     return (status == 0) ? 0 : rpc_raise(NULL, "the function failed without a message");
 }
 
@@ -439,7 +465,7 @@ static void on_system_call(int32_t code)
         break;
     default:
         (void)rpc_raise(NULL, "the device does not know RPC request ");
-        rpc_append_number((uint32_t)code, 10u);
+        rpc_append_number((uint32_t)code);
         break;
     }
     finish(&result);

@@ -103,6 +103,9 @@ uint64_t rpc_tensor_bytes(const rpc_tensor_t *tensor);
 /* Where the first element is, if `nbytes` from there lie inside the heap; else raises, NULL. */
 void *rpc_tensor_data(const rpc_tensor_t *tensor, uint64_t nbytes);
 
+/* What is known of the last fault, as the host reads it. */
+const char *rpc_fault_text(void);
+
 /* Answers requests for ever. */
 void rpc_serve(void);
 

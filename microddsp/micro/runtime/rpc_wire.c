@@ -34,14 +34,14 @@ void rpc_append(const char *text)
     message[used] = '\0';
 }
 
-void rpc_append_number(uint32_t number, uint32_t radix)
+void rpc_append_number(uint32_t number)
 {
-    char digits[12];
+    char digits[11];
     char *first = &digits[sizeof(digits) - 1u];
     *first = '\0';
     do {
-        *--first = "0123456789abcdef"[number % radix];
-        number /= radix;
+        *--first = (char)('0' + (number % 10u));
+        number /= 10u;
     } while (number != 0u);
     rpc_append(first);
 }
@@ -60,9 +60,33 @@ int rpc_raise(const char *subject, const char *text)
     return -1;
 }
 
+void rpc_append_hex(uintptr_t number)
+{
+    char digits[(2u * sizeof(number)) + 3u];
+    char *first = &digits[sizeof(digits) - 1u];
+    *first = '\0';
+    do {
+        *--first = "0123456789abcdef"[number & 15u];
+        number >>= 4;
+    } while (number != 0u);
+    *--first = 'x';
+    *--first = '0';
+    rpc_append(first);
+}
+
 int rpc_failed(void)
 {
     return failed;
+}
+
+void rpc_forget_error(void)
+{
+    failed = 0;
+}
+
+const char *rpc_error_text(void)
+{
+    return message;
 }
 
 /* ---- the request ---- */

@@ -57,7 +57,10 @@ void rpc_wire_reply_error(void);
 
 /* Errors of the request; rpc_raise() begins one. */
 int rpc_failed(void);
+void rpc_forget_error(void);
+const char *rpc_error_text(void);
 void rpc_append(const char *text);
-void rpc_append_number(uint32_t number, uint32_t radix);
+void rpc_append_hex(uintptr_t number);
+void rpc_append_number(uint32_t number);
 
 #endif /* RPC_WIRE_H */

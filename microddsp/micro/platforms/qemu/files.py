@@ -20,6 +20,7 @@ LINK_IN = 50
 LINK_OUT = 51
 PROTOCOL = "0.8.0"
 RUNTIME_FILES = (
+    "faults.c",
     "port.h",
     "port_internal.h",
     "port_semihosting.c",
@@ -42,7 +43,7 @@ _CODES = {
     "bool": "RPC_DTYPE_BOOL",
 }
 # Names of the firmware's own files and functions begin so.
-_RESERVED = re.compile(r"(app|board|port|rpc|startup)(_.*)?", re.IGNORECASE)
+_RESERVED = re.compile(r"(app|board|faults|port|rpc|startup)(_.*)?", re.IGNORECASE)
 
 
 def project_files(
