@@ -48,6 +48,7 @@ def compile(
     taps: Sequence[str] = (),
     budget: Mapping[str, int] | None = None,
     unroll: int | None = None,
+    io_in_arena: bool = False,
 ) -> CompiledModel:
     """Compile a whole pipeline, raw samples to answer, into streaming C.
 
@@ -61,6 +62,8 @@ def compile(
         budget: Limits in bytes for "flash", "ram" (state + arena) and "stack".
         unroll: Samples per pass of a sample loop; None chooses, usually eight. Fewer make the
             program smaller and a little slower.
+        io_in_arena: Inputs and outputs lie inside the workspace, where they share memory with
+            what is computed between them.
 
     Raises:
         CompileError: Something in the module cannot be compiled; says where and what to do.
@@ -86,8 +89,9 @@ def compile(
             outputs=[o.name for o in captured.outputs],
             states=[m.name for m in members],
             fma=chosen.fma,
+            io_in_arena=io_in_arena,
         )
-    signature = _signature(name, captured, formats, members, program)
+    signature = _signature(name, captured, formats, members, program, io_in_arena)
     model = CompiledModel(
         name=name,
         target=chosen,
@@ -177,6 +181,7 @@ def _signature(
     formats: Sequence[Input],
     members: Sequence[StateMember],
     program: Program,
+    io_in_arena: bool,
 ) -> Signature:
     inputs = tuple(_raw(spec, fmt) for spec, fmt in zip(captured.inputs, formats, strict=True))
     return Signature(
@@ -189,6 +194,7 @@ def _signature(
         workspace_bytes=program.plan.nbytes,
         sample_rate_hz=captured.sample_rate_hz,
         settle_samples=captured.settle_samples,
+        io_in_arena=io_in_arena,
     )
 
 

@@ -122,7 +122,8 @@ class OutputStructure:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """Everything a caller of the compiled C must know."""
+    """Everything a caller of the compiled C must know. `io_in_arena`: inputs and outputs lie inside
+    the workspace, and functions of the model say where."""
 
     name: str
     inputs: tuple[InputSpec, ...]
@@ -135,6 +136,7 @@ class Signature:
     sample_rate_hz: float | None = None
     settle_samples: int = 0
     abi_version: int = field(default=1)
+    io_in_arena: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

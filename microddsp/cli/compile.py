@@ -67,6 +67,9 @@ def compile_command(
         int | None,
         typer.Option(min=1, max=64, help="Samples a pass: fewer are smaller and slower."),
     ] = None,
+    io_in_arena: Annotated[
+        bool, typer.Option("--io-in-arena", help="Inputs and outputs lie inside the workspace.")
+    ] = False,
     emit: Annotated[str, typer.Option(help="c")] = "c",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
@@ -98,6 +101,7 @@ def compile_command(
         taps=tuple(tap or ()),
         budget=limits or None,
         unroll=unroll,
+        io_in_arena=io_in_arena,
     )
     compiled.save(archive)
     report = _report(compiled, archive)

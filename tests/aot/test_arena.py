@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microddsp.micro.aot.arena import ALIGN, Buffer, plan_arena
+from microddsp.micro.aot.arena import ALIGN, Buffer, most_at_once, plan_arena
 
 buffers = st.lists(
     st.tuples(st.integers(1, 500), st.integers(0, 12), st.integers(0, 6)), max_size=14
@@ -47,3 +47,54 @@ def test_the_arena_is_between_the_most_alive_at_once_and_the_sum(known: list[Buf
     )
     padded = sum(-(-b.nbytes // ALIGN) * ALIGN for b in known)
     assert at_once <= plan_arena(known).nbytes <= padded
+
+
+@given(st.lists(st.integers(1, 500), min_size=2, max_size=12))
+def test_a_chain_never_needs_more_than_its_two_largest(sizes: list[int]) -> None:
+    chain = [Buffer(f"t{i}", n, i, i + 1) for i, n in enumerate(sizes)]
+    nbytes = plan_arena(chain).nbytes
+    assert nbytes <= sum(sorted(sizes)[-2:]) + 2 * ALIGN
+    assert nbytes == most_at_once(chain)
+
+
+def test_climbing_finds_what_the_greedy_orders_miss() -> None:
+    rows = [(72, 3, 5), (496, 5, 6), (40, 1, 3), (96, 2, 2), (280, 3, 4), (392, 0, 2), (328, 4, 5)]
+    assert plan_of(rows) == 896 == most_at_once(buffers_of(rows))
+
+
+def buffers_of(rows: list[tuple[int, int, int]]) -> list[Buffer]:
+    return [Buffer(f"t{i}", n, first, last) for i, (n, first, last) in enumerate(rows)]
+
+
+def plan_of(rows: list[tuple[int, int, int]]) -> int:
+    return plan_arena(buffers_of(rows)).nbytes
+
+
+@given(buffers, st.sampled_from([8, 16, 32]))
+def test_every_offset_and_the_size_are_aligned(known: list[Buffer], align: int) -> None:
+    plan = plan_arena(known, align=align)
+    assert all(at % align == 0 for at in (*plan.offsets.values(), plan.nbytes))
+
+
+def test_a_buffer_takes_the_place_of_one_that_gives_way() -> None:
+    chain = [Buffer("a", 64, 0, 1), Buffer("b", 64, 1, 2), Buffer("c", 64, 2, 3)]
+    plan = plan_arena(chain, inplace=[("a", "b"), ("b", "c")])
+    assert (plan.nbytes, set(plan.offsets.values())) == (64, {0})
+
+
+def test_no_place_is_shared_where_that_saves_nothing() -> None:
+    known = [Buffer("a", 64, 0, 1), Buffer("b", 64, 1, 2), Buffer("big", 512, 4, 4)]
+    assert plan_arena(known, inplace=[("a", "b")]).merged == ()
+
+
+@given(buffers, st.data())
+def test_only_pairs_that_may_share_a_place_do(known: list[Buffer], data: st.DataObject) -> None:
+    meets = [(a.name, b.name) for a in known for b in known if a.last == b.first and a is not b]
+    chosen = data.draw(st.lists(st.sampled_from(meets), unique=True)) if meets else []
+    plan = plan_arena(known, inplace=chosen)
+    assert set(plan.merged) <= set(chosen)
+    for i, a in enumerate(known):
+        for b in known[:i]:
+            x, y = plan.offsets[a.name], plan.offsets[b.name]
+            if a.overlaps(b) and x < y + b.nbytes and y < x + a.nbytes:
+                assert {(a.name, b.name), (b.name, a.name)} & set(plan.merged) and x == y

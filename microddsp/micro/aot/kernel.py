@@ -9,6 +9,7 @@ import tvm
 from tvm import tirx
 
 from microddsp.errors import CompileError
+from microddsp.micro.aot.accesses import Accesses, accesses_of
 from microddsp.micro.aot.rewrites import (
     EXACT,
     Scratch,
@@ -32,13 +33,29 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """C text of one kernel. `inplace` pairs (output, input) may be the same memory."""
+    """One kernel in C. `inplace` pairs (output, input) may be the same memory; `shared` are the
+    parameters that lie in memory of others in some call: the compiler must know. `accesses` is
+    None where they are not clear."""
 
     name: str
     parameters: tuple[Parameter, ...]
     scratch: tuple[Parameter, ...]
-    text: str
+    body: str
     inplace: tuple[tuple[int, int], ...]
+    restrict: str
+    accesses: Accesses | None = None
+    shared: frozenset[int] = frozenset()
+
+    @property
+    def text(self) -> str:
+        """The C function."""
+        shared = self.shared | {index for pair in self.inplace for index in pair}
+        declared = []
+        for index, p in enumerate([*self.parameters, *self.scratch]):
+            const = "" if p.written else "const "
+            alias = "" if index in shared else f"{self.restrict} "
+            declared.append(f"{const}{C_TYPES[p.dtype]} *{alias}{p.name}")
+        return f"static void {self.name}({', '.join(declared)})\n{{\n{self.body}}}\n"
 
 
 def lower(func: tirx.PrimFunc, name: str, *, fma: bool) -> tuple[tvm.IRModule, list[Scratch]]:
@@ -87,14 +104,10 @@ def generate(func: tirx.PrimFunc, name: str, *, fma: bool, restrict: str) -> Ker
         Parameter(c_name, s.dtype, s.elements, True)
         for c_name, s in zip(names[len(parameters) :], scratch, strict=True)
     )
-    shared = {index for pair in inplace for index in pair}
-    declared = []
-    for index, p in enumerate([*parameters, *temporaries]):
-        const = "" if p.written else "const "
-        alias = "" if index in shared else f"{restrict} "
-        declared.append(f"{const}{C_TYPES[p.dtype]} *{alias}{p.name}")
-    text = f"static void {name}({', '.join(declared)})\n{{\n{_polish(body)}}}\n"
-    return Kernel(name, parameters, temporaries, text, inplace)
+    pointers = mod[name].params
+    counts = [p.elements for p in (*parameters, *temporaries)]
+    accesses = accesses_of(mod[name].body, pointers, counts)
+    return Kernel(name, parameters, temporaries, _polish(body), inplace, restrict, accesses)
 
 
 def _elements(buffer: tirx.Buffer) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import tvm
@@ -11,36 +11,12 @@ from tvm import relax
 
 from microddsp.errors import CompileError
 from microddsp.micro.aot.arena import Buffer, Plan, plan_arena
+from microddsp.micro.aot.calls import Call, Place
 from microddsp.micro.aot.kernel import Kernel, generate
+from microddsp.micro.aot.lives import lives
 from microddsp.schedules.graph import operands, operator_name
 from microddsp.schedules.pipeline import VIEWS
 from microddsp.signature import C_TYPES
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a tensor lives: kind is input, output, state, constant or arena."""
-
-    kind: str
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def elements(self) -> int:
-        return int(np.prod(self.shape)) if self.shape else 1
-
-    @property
-    def nbytes(self) -> int:
-        return self.elements * np.dtype(self.dtype).itemsize
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A kernel on places; `kernel` is None for a copy from arguments[0] to arguments[1]."""
-
-    kernel: Kernel | None
-    arguments: tuple[Place, ...]
 
 
 @dataclass(slots=True)
@@ -63,8 +39,10 @@ class _Builder:
         outputs: Sequence[str],
         states: Sequence[str],
         fma: bool,
+        io_in_arena: bool,
     ) -> None:
         self.mod, self.name, self.fma = mod, name, fma
+        self.planned = ("arena", "input", "output") if io_in_arena else ("arena",)
         self.main = mod["main"]
         self.inputs, self.output_names, self.states = inputs, outputs, states
         self.program = Program()
@@ -236,19 +214,23 @@ class _Builder:
         self.program.calls.extend(_in_safe_order(copies))
 
     def _plan(self) -> None:
-        first: dict[str, int] = {}
-        last: dict[str, int] = {}
-        sizes: dict[str, int] = {}
-        for at, call in enumerate(self.program.calls):
-            for place in call.arguments:
-                if place.kind == "arena":
-                    first.setdefault(place.name, at)
-                    last[place.name] = at
-                    sizes[place.name] = place.nbytes
-        self.program.buffers = [
-            Buffer(name, sizes[name], first[name], last[name]) for name in first
+        self.program.buffers, inplace = lives(self.program.calls, self.planned)
+        self.program.plan = plan_arena(self.program.buffers, inplace=inplace)
+        self._tell_kernels()
+
+    def _tell_kernels(self) -> None:
+        """A compiler must not think that arguments lie apart if they share memory."""
+        plan = self.program.plan
+        shared: dict[str, set[int]] = {kernel.name: set() for kernel in self.program.kernels}
+        for call in self.program.calls:
+            if call.kernel is not None:
+                shared[call.kernel.name] |= _sharing(call, plan)
+        told = {k.name: replace(k, shared=frozenset(shared[k.name])) for k in self.program.kernels}
+        self.program.kernels = list(told.values())
+        self.program.calls = [
+            replace(call, kernel=told[call.kernel.name]) if call.kernel else call
+            for call in self.program.calls
         ]
-        self.program.plan = plan_arena(self.program.buffers)
 
 
 def build_program(
@@ -259,13 +241,29 @@ def build_program(
     outputs: Sequence[str],
     states: Sequence[str],
     fma: bool,
+    io_in_arena: bool = False,
 ) -> Program:
     """Turn a lowered module (main of call_tir bindings) into calls on planned memory.
 
     Raises:
         CompileError: An operator is left that has no kernel, or no C can be printed for one.
     """
-    return _Builder(mod, name, inputs, outputs, states, fma).run()
+    return _Builder(mod, name, inputs, outputs, states, fma, io_in_arena).run()
+
+
+def _sharing(call: Call, plan: Plan) -> set[int]:
+    """Arguments of a call that lie in the memory of others."""
+    places = [
+        (i, plan.offsets[p.key], plan.offsets[p.key] + p.nbytes)
+        for i, p in enumerate(call.arguments)
+        if p.key in plan.offsets
+    ]
+    return {
+        i
+        for i, begin, end in places
+        for other, first, last in places
+        if i != other and begin < last and first < end
+    }
 
 
 def _in_safe_order(copies: Sequence[Call]) -> list[Call]:

@@ -12,7 +12,8 @@ import jinja2
 import numpy as np
 
 from microddsp import __version__
-from microddsp.micro.aot.program import Place, Program
+from microddsp.micro.aot.calls import Place
+from microddsp.micro.aot.program import Program
 from microddsp.micro.aot.rewrites import c_float
 from microddsp.micro.package.digest import digest_of
 from microddsp.signature import C_TYPES, InputSpec, Signature, TensorSpec
@@ -56,6 +57,7 @@ def render(program: Program, signature: Signature, states: Sequence[StateMember]
         "signature": signature,
         "rate": _rate(signature.sample_rate_hz),
         "inputs": [_input(i) for i in signature.inputs],
+        "outputs_struct": _struct_of_outputs(signature),
         "outputs": [_output(o) for o in signature.outputs],
         "states": [
             {"name": s.name, "ctype": _ctype(str(s.initial.dtype)), "elements": s.elements}
@@ -67,7 +69,8 @@ def render(program: Program, signature: Signature, states: Sequence[StateMember]
         "kernels": [_own_names(k.text, name) for k in program.kernels],
         "process_arguments": _process_arguments(signature),
         "null_checks": " || ".join(f"({p} == NULL)" for p in _pointers(signature)),
-        "body": _body(program, name, len(signature.outputs) > 1),
+        "accessors": _accessors(program, signature),
+        "body": _body(program, name, _struct_of_outputs(signature)),
         "reset_signal": [_reset_line(name, s) for s in states if not s.kept],
         "reset_rest": [_reset_line(name, s) for s in states if s.kept],
         "checked": [s for s in states if s.recursive and _is_float(s)],
@@ -155,6 +158,8 @@ def _output(spec: TensorSpec) -> dict[str, Any]:
 def _process_arguments(signature: Signature) -> str:
     name = signature.name
     parts = [f"{name}_t *self"]
+    if signature.io_in_arena:
+        return parts[0]
     parts += [f"const {_ctype(i.dtype)} *{i.name}" for i in signature.inputs]
     if len(signature.outputs) == 1:
         (out,) = signature.outputs
@@ -164,7 +169,14 @@ def _process_arguments(signature: Signature) -> str:
     return ", ".join(parts)
 
 
+def _struct_of_outputs(signature: Signature) -> bool:
+    """Whether `process` takes several outputs, as one struct of pointers."""
+    return len(signature.outputs) > 1 and not signature.io_in_arena
+
+
 def _pointers(signature: Signature) -> list[str]:
+    if signature.io_in_arena:
+        return ["self"]
     names = ["self", *(i.name for i in signature.inputs)]
     if len(signature.outputs) == 1:
         return [*names, signature.outputs[0].name]
@@ -217,14 +229,34 @@ def _body(program: Program, name: str, several: bool) -> list[str]:
     return lines
 
 
+def _at(dtype: str, offset: int) -> str:
+    return f"({_ctype(dtype)} *)(void *)(self->workspace + {offset}u)"
+
+
+def _accessors(program: Program, signature: Signature) -> list[dict[str, str]]:
+    """Functions that tell where in the workspace inputs and outputs lie."""
+    if not signature.io_in_arena:
+        return []
+    return [
+        {
+            "kind": kind,
+            "name": spec.name,
+            "NAME": spec.name.upper(),
+            "ctype": _ctype(spec.dtype) if kind == "input" else f"const {_ctype(spec.dtype)}",
+            "place": _at(spec.dtype, program.plan.offsets[f"{kind}.{spec.name}"]),
+        }
+        for kind, specs in (("input", signature.inputs), ("output", signature.outputs))
+        for spec in specs
+    ]
+
+
 def _pointer(place: Place, program: Program, name: str, several: bool) -> str:
     if place.kind == "state":
         return f"self->{place.name}"
     if place.kind == "constant":
         return f"{name}_{place.name}"
-    if place.kind == "arena":
-        offset = program.plan.offsets[place.name]
-        return f"({_ctype(place.dtype)} *)(void *)(self->workspace + {offset}u)"
+    if place.key in program.plan.offsets:
+        return _at(place.dtype, program.plan.offsets[place.key])
     if place.kind == "output" and several:
         return f"outputs->{place.name}"
     return place.name

@@ -14,7 +14,8 @@ from microddsp.micro.package.objects import compile_c
 from microddsp.micro.targets import TARGETS
 from microddsp.signature import Signature
 
-_SHIM = """#include "{name}.h"
+_SHIM = """#include <string.h>
+#include "{name}.h"
 size_t shim_size(void);
 int shim_init(void *self, void *workspace, size_t nbytes);
 void shim_reset(void *self);
@@ -103,6 +104,8 @@ def _shim(signature: Signature) -> str:
     from microddsp.signature import C_TYPES
 
     name = signature.name
+    if signature.io_in_arena:
+        return _SHIM.format(name=name, body=_through_accessors(signature))
     arguments = [f"({name}_t *)self"]
     arguments += [f"(const {C_TYPES[t.dtype]} *)in[{i}]" for i, t in enumerate(signature.inputs)]
     lines = []
@@ -115,3 +118,17 @@ def _shim(signature: Signature) -> str:
         arguments.append("&outputs")
     lines.append(f"    return (int){name}_process({', '.join(arguments)});")
     return _SHIM.format(name=name, body="\n".join(lines))
+
+
+def _through_accessors(signature: Signature) -> str:
+    name = signature.name
+    lines = [
+        f"    memcpy({name}_input_{t.name}(({name}_t *)self), in[{i}], {t.nbytes}u);"
+        for i, t in enumerate(signature.inputs)
+    ]
+    lines.append(f"    const int status = (int){name}_process(({name}_t *)self);")
+    lines += [
+        f"    memcpy(out[{i}], {name}_output_{t.name}(({name}_t *)self), {t.nbytes}u);"
+        for i, t in enumerate(signature.outputs)
+    ]
+    return "\n".join([*lines, "    return status;"])

@@ -63,6 +63,8 @@ def readme_of(model: CompiledModel) -> str:
     arguments = [spec.name for spec in model.signature.inputs]
     outputs = [spec.name for spec in model.signature.outputs]
     arguments += outputs if len(outputs) == 1 else ["&outputs"]
+    if model.signature.io_in_arena:
+        arguments = []  # they lie in the workspace: the header's functions say where
     return f"""{name}: a signal pipeline as two C99 files (model digest {model.digest})
 
   codegen/host/include/{name}.h         the interface; sizes and sample rate are macros
@@ -73,7 +75,7 @@ def readme_of(model: CompiledModel) -> str:
 
   static {name}_t {name};
   {name}_init(&{name}, {workspace});     /* once */
-  {name}_process(&{name}, {", ".join(arguments)});     /* every {upper}_BLOCK_LEN samples */
+  {name}_process({", ".join([f"&{name}", *arguments])});     /* every {upper}_BLOCK_LEN samples */
   {name}_reset(&{name});     /* forget the signal */
 
 No run-time library, no heap, no global data. There is no parameters/ folder: parameters are

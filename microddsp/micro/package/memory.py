@@ -21,7 +21,7 @@ class MemoryReport:
     """Bytes. `ram_bytes` is state plus arena; `stack_bytes` is the deepest path from `process`,
     the compiler's and the C library's own functions included.
 
-    `buffers` lists every arena buffer as (name, bytes, offset, first call, last call), `sections`
+    `buffers` lists every arena buffer as (name, bytes, offset, first step, last step), `sections`
     the object's sections, `outside` functions that it calls but whose stack could not be counted.
     """
 

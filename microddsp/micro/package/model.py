@@ -23,7 +23,8 @@ class CompiledModel:
     """What `microddsp.compile` and `microddsp.load` return.
 
     `sources` maps file names to text (`<name>.h`, `<name>.c`), `buffers` lists
-    `(name, bytes, offset, first call, last call)` of the arena, `tir` is the lowered IR as text.
+    `(name, bytes, offset, first step, last step)` of the arena; each statement of a kernel is a
+    step, `tir` is the lowered IR as text.
     """
 
     name: str

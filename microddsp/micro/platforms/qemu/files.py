@@ -73,6 +73,7 @@ def project_files(
         "outputs": signature.outputs,
         "tensors": [_rule(t) for t in (*signature.inputs, *signature.outputs)],
         "workspace_bytes": signature.workspace_bytes,
+        "io_in_arena": signature.io_in_arena,
         "stack_bytes": stack_bytes,
         "image": image,
         "objects": objects,
