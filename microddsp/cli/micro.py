@@ -46,7 +46,7 @@ def create_project(
     archive: Annotated[
         Path, typer.Argument(metavar="MODEL.tar", callback=check_archive, help="A compiled model.")
     ],
-    platform: Annotated[str, typer.Argument(metavar="PLATFORM", help="qemu")],
+    platform: Annotated[str, typer.Argument(metavar="PLATFORM", help="qemu, host or serial")],
     option: Annotated[
         list[str] | None, typer.Option("-o", "--option", help="key=value of the platform.")
     ] = None,

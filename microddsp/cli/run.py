@@ -11,6 +11,7 @@ import typer
 from microddsp.cli import render
 from microddsp.cli.arguments import HOST, check_archive, check_board, check_choice
 from microddsp.cli.model_reference import HELP, load_module, parse_reference
+from microddsp.micro.boards import find_board
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,6 +47,15 @@ def run_command(
     print_time: Annotated[
         bool, typer.Option("--print-time", help="Time of a block on the board.")
     ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Time of each kernel of a block on the board.")
+    ] = False,
+    port: Annotated[
+        str | None, typer.Option(help="Serial port of a real board; found by USB otherwise.")
+    ] = None,
+    serial_number: Annotated[
+        str | None, typer.Option(help="Which one of several real boards.")
+    ] = None,
     timeout_s: Annotated[
         float, typer.Option(min=0.001, help="The device must answer a call within this.")
     ] = 5.0,
@@ -57,8 +67,6 @@ def run_command(
         raise typer.BadParameter("outputs are written as .npz, one array for each")
     if output is not None and not output.parent.is_dir():
         raise typer.BadParameter(f"there is no folder {str(output.parent)!r}")
-    if print_time and board == HOST:
-        raise typer.BadParameter("--print-time needs a board: time on this computer says nothing")
     reference = parse_reference(verify) if verify is not None else None
 
     import microddsp
@@ -68,16 +76,25 @@ def run_command(
     recording = read_inputs(inputs, model.signature, columns=column or ())
     signals, dropped = _whole_blocks(model, recording, tail)
     result: dict[str, Any] = {"model": model.name, "board": board, "dropped_samples": dropped}
-    if board in (None, HOST):
+    if board in (None, HOST) and not (print_time or profile):
         values = model.run(*signals)
         if reference:
             report = microddsp.verify(load_module(reference)[0], model, *signals)
             result["verification"] = render.as_json(report)
     else:
-        with microddsp.open_board(str(board), model, timeout_s=timeout_s) as session:
+        with microddsp.open_board(
+            board or HOST,
+            model,
+            timeout_s=timeout_s,
+            profile=profile and find_board(board or HOST).serial is not None,
+            port=port,
+            serial_number=serial_number,
+        ) as session:
             values = session.run(*signals)
             if print_time:
                 result["time"] = render.as_json(session.time(*signals))
+            if profile:
+                result["profile"] = [render.as_json(row) for row in session.profile(*signals)]
             if reference:
                 pipeline = load_module(reference)[0]
                 report = microddsp.verify(pipeline, model, *signals, board=session)
@@ -148,5 +165,17 @@ def _show(result: dict[str, Any]) -> None:
         if part in result:
             typer.echo()
             render.show_facts(part, result[part])
+    if "profile" in result:
+        _show_profile(result["profile"])
     if "output" in result:
         typer.echo(f"\nwritten: {result['output']}")
+
+
+def _show_profile(parts: Sequence[dict[str, Any]]) -> None:
+    unit = parts[0]["unit"]
+    rows = [
+        (p["name"], p["minimum"], f"{p['median']:.0f}", p["maximum"], f"{100 * p['share']:.1f} %")
+        for p in parts
+    ]
+    typer.echo()
+    render.show_table(f"profile of a block, {unit}", ("", "min", "median", "max", "share"), rows)

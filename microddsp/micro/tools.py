@@ -8,6 +8,7 @@ from microddsp.errors import BoardError
 
 _PACKAGES = {
     "arm-none-eabi-gcc": "gcc-arm-none-eabi and libnewlib-arm-none-eabi",
+    "cc": "gcc",
     "make": "make",
     "qemu-system-arm": "qemu-system-arm",
 }

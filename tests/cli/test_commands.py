@@ -170,7 +170,6 @@ def test_a_question_is_answered_without_heavy_imports(arguments: tuple[str, ...]
         (("run", "MODEL", "-i", "MODEL", "--board", "mps2-an368"), "did you mean"),
         (("run", "MODEL", "-i", "MODEL", "-o", "out.csv"), ".npz"),
         (("run", "MODEL", "-i", "MODEL", "--tail", "keep"), "known: drop, error"),
-        (("run", "MODEL", "-i", "MODEL", "--board", "host", "--print-time"), "needs a board"),
         (("run", "MODEL", "-i", "MODEL", "--verify", "x"), "names no factory"),
         (("micro", "create-project", "new", "MODEL", "qmeu"), "did you mean 'qemu'"),
         (("micro", "create-project", "new", "MODEL", "qemu", "-o", "a"), "key=value"),
@@ -276,13 +275,23 @@ def test_a_recording_with_a_wrong_channel_count_is_a_user_error(
 def test_a_run_on_qemu_is_timed_and_verified(archive: Path, folder: Path) -> None:
     done = microddsp(
         *("run", "plops.tar", "-i", "in.npz", "--print-time", "--verify", "pipeline.py:plops"),
-        "--json",
+        *("--profile", "--json"),
         cwd=folder,
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert result["time"]
+    assert result["time"]["unit"] == "instructions"
+    assert sum(part["share"] for part in result["profile"]) == pytest.approx(1.0)
     assert result["verification"]
+
+
+def test_a_run_on_this_computer_is_timed_too(archive: Path, folder: Path) -> None:
+    options = ("--board", "host", "--print-time", "--profile")
+    done = microddsp("run", "plops.tar", "-i", "in.npz", *options, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "nanoseconds_median" in done.stdout
+    assert "profile of a block, nanoseconds" in done.stdout
+    assert "rest of plops_process" in done.stdout
 
 
 @pytest.mark.qemu

@@ -117,12 +117,12 @@ def test_a_session_that_is_only_forgotten_leaves_no_process(probe: Maker, runnin
 
 def test_an_emulator_that_does_not_start_says_why() -> None:
     with pytest.raises(LinkError, match="unsupported machine type"):
-        Link(["qemu-system-arm", "-M", "nothing", "-display", "none"], 5.0)
+        Link(["spawn", "qemu-system-arm", "-M", "nothing", "-display", "none"], 5.0)
 
 
 def test_a_missing_emulator_is_named() -> None:
     with pytest.raises(LinkError, match="does not start.*no-such-emulator"):
-        Link(["no-such-emulator"], 5.0)
+        Link(["spawn", "no-such-emulator"], 5.0)
 
 
 SCRIPT = """

@@ -14,7 +14,7 @@ from microddsp.micro.boards import find_board
 from microddsp.micro.package.model import CompiledModel
 from microddsp.micro.platforms import build_project, create_project
 from microddsp.micro.rpc.bridge import Device, Packets
-from microddsp.micro.rpc.link import qemu_command
+from microddsp.micro.rpc.start import qemu_command
 
 pytestmark = pytest.mark.qemu
 Maker = Callable[..., CompiledModel]

@@ -52,8 +52,7 @@ def test_a_folder_with_files_is_refused_unless_forced(probe: Maker, tmp_path: Pa
 def test_the_board_is_chosen_by_the_models_processor(probe: Maker, tmp_path: Path) -> None:
     assert create_project(tmp_path / "a", probe()).board.name == "mps2-an386"
     assert create_project(tmp_path / "b", probe(target="cortex-m7")).board.name == "mps2-an500"
-    with pytest.raises(BoardError, match="no board"):
-        create_project(tmp_path / "c", probe(target="host"))
+    assert create_project(tmp_path / "c", probe(target="host")).board.name == "host"
 
 
 def test_options_set_board_and_stack(probe: Maker, tmp_path: Path) -> None:
@@ -103,9 +102,11 @@ def test_a_folder_that_is_no_project_is_refused(tmp_path: Path) -> None:
         "",
         "[]",
         "{}",
-        '{"format": 2}',
-        '{"format": 1, "image": "../evil.elf"}',
-        '{"format": 1, "image": "a.elf", "signature": 3}',
+        '{"format": 1}',
+        '{"format": 2, "image": "../evil.elf"}',
+        '{"format": 2, "image": "a.elf", "board": "host", "models": 3, "profile": {}}',
+        '{"format": 2, "image": "a.elf", "board": "host", "models": [{}], "profile": {}}',
+        '{"format": 2, "image": "a.elf", "board": "host", "models": [], "profile": 3}',
     ],
 )
 def test_a_damaged_manifest_is_refused(text: str, tmp_path: Path) -> None:
@@ -166,5 +167,5 @@ def test_a_built_project_runs_and_reports(probe: Maker, tmp_path: Path) -> None:
     assert image == tmp_path / "fw/probe.elf"
     report = run_project(tmp_path / "fw")
     assert report.model == "probe"
-    assert report.instructions > 10
+    assert report.to_json()["instructions"] > 10
     assert report.outputs == {"y": [1, 8]}

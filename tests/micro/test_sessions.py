@@ -14,7 +14,7 @@ import torch
 
 import microddsp
 from microddsp.errors import BoardError, LinkError, SignalError
-from microddsp.micro.boards import find_board, list_boards
+from microddsp.micro.boards import boards, find_board, list_boards
 from microddsp.micro.package.model import CompiledModel
 from microddsp.micro.session import BoardSession, open_board
 
@@ -61,7 +61,7 @@ def test_time_is_the_same_on_every_run(summing: BoardSession) -> None:
     assert first.seconds_median == pytest.approx(first.instructions_median * 64e-9)
 
 
-@pytest.mark.parametrize("board", list_boards())
+@pytest.mark.parametrize("board", [board.name for board in boards() if board.qemu])
 def test_instructions_are_counted_exactly(board: str, probe: Maker) -> None:
     target = find_board(board).target
     # Armv6-M has no fast float to int conversion, its time depends on the value: equal digits.
@@ -105,12 +105,6 @@ def test_stack_is_measured(probe: Maker) -> None:
     y[0] = self->sum;"""
     with open_board("mps2-an386", probe(body)) as session:
         assert 400 <= session.stack_bytes() <= 480
-
-
-def test_profile_names_the_function(summing: BoardSession) -> None:
-    (only,) = summing.profile(np.zeros((1, 8), np.float32))
-    assert only.name == "probe_process"
-    assert only.share == 1.0
 
 
 def test_a_workspace_is_given_to_the_model(probe: Maker) -> None:

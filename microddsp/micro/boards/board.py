@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from microddsp.errors import CompileError
 from microddsp.micro.targets import find_target
+
+HOST = "host"
 
 
 class _Strict(BaseModel):
@@ -33,17 +36,40 @@ class Qemu(_Strict):
     icount_shift: Annotated[int, Field(ge=0, le=10)] = 6
 
 
+class Serial(_Strict):
+    """A real board's serial port, and the tools that write its flash.
+
+    `driver` is a C file beside the board's own file, or one that comes with this package; it
+    implements `uart.h`. `usb` are "vendor:product" numbers of the board's USB port. In `flash` and
+    `reset`, commands in words, {image}, {hex}, {bin}, {port} and {serial_number} are filled in.
+    `break_resets`: a break on the line resets the board, as with DAPLink.
+    """
+
+    driver: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+\.c$")]
+    baud: Annotated[int, Field(gt=0, le=12_000_000)] = 115_200
+    usb: list[Annotated[str, Field(pattern=r"^[0-9a-f]{4}:[0-9a-f]{4}$")]] = []
+    flash: list[str] = []
+    reset: list[str] = []
+    break_resets: bool = False
+
+
 class Board(_Strict):
-    """A board that firmware can be built for and run on."""
+    """A board that firmware can be built for and run on: an emulated one (`qemu`), a real one
+    (`serial`), or a process on this computer (target "host"), linked by pipes or a serial line.
+
+    `folder` is where its file lies.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     description: Annotated[str, Field(pattern=r"^[^\n*/]+$")]
     target: str
     clock_hz: Annotated[int, Field(gt=0, lt=2**32)]
     stack_bytes: Annotated[int, Field(ge=512, multiple_of=8)]
-    flash: Memory
+    flash: Memory | None = None
     ram: Memory
-    qemu: Qemu
+    qemu: Qemu | None = None
+    serial: Serial | None = None
+    folder: Path | None = None
 
     @field_validator("target")
     @classmethod
@@ -54,10 +80,41 @@ class Board(_Strict):
             raise ValueError(str(error)) from error
         return name
 
-    def instructions(self, ticks: int) -> int:
-        """How many the emulator ran in that many ticks since its counter was started.
+    @model_validator(mode="after")
+    def _can_be_started(self) -> Board:
+        if self.target == HOST:
+            if self.qemu or self.flash:
+                raise ValueError("a process on this computer has no qemu and no flash")
+        elif self.flash is None:
+            raise ValueError("flash: Field required")
+        elif (self.qemu is None) == (self.serial is None):
+            raise ValueError("either qemu or serial is needed")
+        return self
 
-        It gives every instruction the same time, longer than a tick: ticks are rounded down and
-        still tell the number exactly.
+    @property
+    def platform(self) -> str:
+        """The kind of firmware project: "host", "qemu" or "serial"."""
+        if self.target == HOST:
+            return "host"
+        return "qemu" if self.qemu else "serial"
+
+    @property
+    def unit(self) -> str:
+        """What `count` counts."""
+        return {"host": "nanoseconds", "qemu": "instructions", "serial": "cycles"}[self.platform]
+
+    def count(self, ticks: int) -> int:
+        """Instructions, cycles or nanoseconds since the board's counter was started.
+
+        An emulator gives every instruction the same time, longer than a tick: ticks are rounded
+        down and still tell the number exactly.
         """
+        if self.qemu is None:
+            return ticks
         return -(-ticks * 10**9 // (self.clock_hz << self.qemu.icount_shift))
+
+    def seconds(self, count: float) -> float:
+        """The time that so many instructions, cycles or nanoseconds take."""
+        if self.qemu is None:
+            return count / self.clock_hz
+        return float(count * 2**self.qemu.icount_shift * 1e-9)

@@ -22,7 +22,7 @@ def read_board(path: Path) -> Board:
         BoardError: The file is no TOML, or says something that a board cannot be.
     """
     try:
-        return Board(name=path.stem, **tomllib.loads(path.read_text()))
+        return Board(name=path.stem, folder=path.parent, **tomllib.loads(path.read_text()))
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise BoardError(f"cannot be read: {error}", where=str(path)) from error
     except ValidationError as error:
@@ -44,11 +44,13 @@ def list_boards() -> list[str]:
 
 
 def find_board(name: str) -> Board:
-    """The board of that name.
+    """The board of that name, or of a file of yours: "boards/mine.toml".
 
     Raises:
         BoardError: There is none; the hint names the nearest.
     """
+    if name.endswith(".toml"):
+        return read_board(Path(name))
     for board in boards():
         if board.name == name:
             return board

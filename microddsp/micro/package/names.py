@@ -18,7 +18,8 @@ _KEYWORDS = frozenset(
 _TAKEN = frozenset(
     "size ssize ptrdiff max_align wchar wint int8 int16 int32 int64 uint8 uint16 uint32 uint64 "
     "intptr uintptr intmax uintmax float double time clock va_list NULL Makefile app board "
-    "startup port main rpc_server rpc_heap rpc_wire math string stdint stddef stdbool".split()
+    "startup port faults frames uart stdio main rpc_server rpc_heap rpc_models rpc_wire math "
+    "string stdint stddef stdbool".split()
 )
 
 

@@ -29,11 +29,28 @@ def stack_size(text: str) -> int:
     return int(text)
 
 
+def yes_or_no(text: str) -> bool:
+    """A switch.
+
+    Raises:
+        BoardError: The text is neither.
+    """
+    if text not in ("yes", "no"):
+        raise BoardError(f"{text!r} is neither yes nor no")
+    return text == "yes"
+
+
+_OPTIONS: Mapping[str, Callable[[str], object]] = {
+    "board": find_board,
+    "stack": stack_size,
+    "profile": yes_or_no,
+}
 PLATFORMS: dict[str, Platform] = {
-    "qemu": Platform(
-        "qemu",
-        "bare metal for QEMU's boards, with a Makefile",
-        {"board": find_board, "stack": stack_size},
+    name: Platform(name, description, _OPTIONS)
+    for name, description in (
+        ("qemu", "bare metal for QEMU's boards, with a Makefile"),
+        ("host", "a process on this computer that speaks as a device does"),
+        ("serial", "bare metal for a board of yours behind a serial port"),
     )
 }
 

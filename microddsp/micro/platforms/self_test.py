@@ -9,17 +9,19 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class ProjectReport:
-    """What the firmware does with blocks of silence. Bytes; instructions of one block."""
+    """What the firmware does with blocks of silence. Bytes; `count` is what one block takes, in
+    instructions, cycles or nanoseconds as `unit` says."""
 
     board: str
     model: str
-    instructions: float
+    unit: str
+    count: float
     stack_bytes: int
     free_ram_bytes: int
     outputs: dict[str, list[int]]
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {k.replace("count", self.unit): v for k, v in asdict(self).items() if k != "unit"}
 
 
 def run_project(directory: str | Path, *, timeout_s: float = 5.0) -> ProjectReport:
@@ -45,7 +47,8 @@ def run_project(directory: str | Path, *, timeout_s: float = 5.0) -> ProjectRepo
         return ProjectReport(
             board=board.board.name,
             model=signature.name,
-            instructions=board.time(*silence).instructions_median,
+            unit=board.board.unit,
+            count=board.time(*silence).count_median,
             stack_bytes=board.stack_bytes(),
             free_ram_bytes=int(call(lambda: device.available_global_memory)),
             outputs={spec.name: list(spec.shape) for spec in signature.outputs},

@@ -1,17 +1,21 @@
-"""Between TVM's stock client and an emulated device. A child process of `rpc.CreatePipeClient`.
+"""Between TVM's stock client and a device. A child process of `rpc.CreatePipeClient`.
 
-    python -S -E bridge.py STATUS_FD TIMEOUT_S QEMU_COMMAND... READ_FD WRITE_FD
+    python -S -E bridge.py STATUS_FD TIMEOUT_S spawn COMMAND... READ_FD WRITE_FD
+    python -S -E bridge.py STATUS_FD TIMEOUT_S serial PATH BAUD BREAK READ_FD WRITE_FD
 
-TVM appends the last two. The client trusts its peer: it waits for ever and knows no broken device.
-So this process holds whole packets, and where the device died or does not answer within the time
-it sends an RPC exception in its place, now and for every later request. It ends with the client,
-and the emulator ends with it. Standard library only: it starts within milliseconds.
+TVM appends the last two. An emulator, or a process that is the device, is started with two pipes;
+a board is reached over a serial line. The client trusts its peer: it waits for ever and knows no
+broken device. So this process holds whole packets, and where the device died or does not answer
+within the time it sends an RPC exception in its place, now and for every later request. It ends
+with the client, and the emulator ends with it. STATUS_FD tells how it started, then the device's
+log lines. Standard library only: it starts within milliseconds.
 """
 
 from __future__ import annotations
 
 import ctypes
 import fcntl
+import math
 import os
 import re
 import resource
@@ -20,8 +24,14 @@ import signal
 import struct
 import subprocess
 import sys
+import termios
 import time
+import tty
+from pathlib import Path
 
+DEBUG, INFO = 10, 20  # levels of Python's logging
+LOG = 0x474F4C  # a packet of the device that is no answer: level, text
+LINE_CHARACTERS = 400
 LINK_IN = 50  # the emulator's descriptors, as in the firmware's board.h
 LINK_OUT = 51
 SHUTDOWN = 1
@@ -30,6 +40,7 @@ STRING = 8
 CHUNK = 1 << 16
 # Starting the emulator may take this long on a busy computer, whatever the device's own limit is.
 START_S = 20.0
+LINE_START_S = 5.0
 PARENT_CHECK_S = 1.0
 FAULT = re.compile(r"DeviceFault: [^\n]*")  # the firmware's own last words
 REGISTER = re.compile(r"(R1[345])=([0-9a-f]{8})")  # of the emulator's
@@ -61,7 +72,7 @@ class Packets:
 
 
 class Device:
-    """The emulator with its two pipes."""
+    """An emulator, or a process that is the device, with its two pipes."""
 
     def __init__(self, command: list[str]) -> None:
         from_us, self.to_device = os.pipe()
@@ -81,19 +92,74 @@ class Device:
             os.close(fd)
         for fd in (self.to_device, self.from_device, self.words):
             os.set_blocking(fd, False)
+        self.start_s = START_S
+        self.moved = 0  # bytes that went over the link, either way
+        self._outgoing = bytearray()
+        emulated = os.path.basename(command[0]).startswith("qemu")
+        self._level = DEBUG if emulated else INFO  # what an emulator says is not the device's
+        self._said = b""
+        self._begun = b""  # a line without its end
+
+    @property
+    def process_id(self) -> int:
+        return self.process.pid
+
+    def send(self, packet: bytes) -> None:
+        self._outgoing += packet
+
+    def wants_to_write(self) -> bool:
+        return bool(self._outgoing)
+
+    def write(self) -> None:
+        try:
+            written = os.write(self.to_device, self._outgoing[:CHUNK])
+        except OSError:
+            return  # it is gone: reading from it says so
+        del self._outgoing[:written]
+        self.moved += written
+
+    def read(self) -> bytes | None:
+        """What the device sent; None when it is gone."""
+        try:
+            data = os.read(self.from_device, CHUNK)
+        except BlockingIOError:
+            return b""
+        self.moved += len(data)
+        return data or None
+
+    def deadline(self) -> float | None:
+        return None
+
+    def tick(self) -> None:
+        pass
+
+    def answer_is_due(self, due: bool) -> None:
+        pass
 
     def stop(self) -> int:
         """End the emulator; its exit status."""
         self.process.kill()
         return self.process.wait()
 
+    def lines(self) -> list[tuple[int, str]]:
+        """Level and text of the lines that the process wrote to its terminal meanwhile."""
+        try:
+            said = os.read(self.words, CHUNK)
+        except OSError:
+            return []
+        self._said = (self._said + said)[-CHUNK:]
+        *whole, self._begun = (self._begun + said)[-CHUNK:].split(b"\n")
+        texts = [line.decode(errors="replace").rstrip() for line in whole]
+        return [(self._level, t) for t in texts if t]
+
     def epitaph(self) -> str:
         """Why the device is gone: what the emulator's end and its words tell."""
-        words = self._last_words()
+        self.lines()
+        words = self._said.decode(errors="replace")
         status = self.stop()
         if status == 0:  # the firmware itself ends with others
             return "DeviceReset: the device was reset"
-        lost = f"DeviceLost: the device stopped (emulator's status {status})"
+        lost = f"DeviceLost: the device stopped (status {status})"
         fault = FAULT.search(words)
         if fault:
             return f"{lost}: {fault[0]}"
@@ -107,57 +173,159 @@ class Device:
         told = (named or lines[-1:] or [""])[0]
         return f"{lost}: {told}" if told else lost
 
-    def _last_words(self) -> str:
+
+class Line:
+    """A board on a serial port."""
+
+    process_id = 0
+    words = -1
+
+    def __init__(self, path: str, baud: int, break_resets: bool) -> None:
+        from microddsp.micro.rpc.frames import Frames
+
+        self.from_device = self.to_device = _open_port(path, baud)
+        if break_resets:
+            termios.tcsendbreak(self.to_device, 0)
+        termios.tcflush(self.to_device, termios.TCIOFLUSH)
+        session = int.from_bytes(os.urandom(2), "little") or 1
+        self._frames = Frames(session, baud, time.monotonic())
+        self.start_s = LINE_START_S
+
+    @property
+    def moved(self) -> int:
+        """What is repeated is no progress."""
+        return self._frames.moved
+
+    def send(self, packet: bytes) -> None:
+        self._frames.send(packet, time.monotonic())
+
+    def wants_to_write(self) -> bool:
+        return bool(self._frames.outgoing)
+
+    def write(self) -> None:
         try:
-            return os.read(self.words, CHUNK).decode(errors="replace")
+            written = os.write(self.to_device, self._frames.outgoing[:CHUNK])
         except OSError:
-            return ""
+            return
+        del self._frames.outgoing[:written]
+
+    def read(self) -> bytes | None:
+        try:
+            data = os.read(self.from_device, CHUNK)
+        except BlockingIOError:
+            return b""
+        except OSError:
+            return None  # it was unplugged
+        received = self._frames.feed(data, time.monotonic())
+        return None if self._frames.lost or not data else received
+
+    def deadline(self) -> float | None:
+        return self._frames.deadline()
+
+    def tick(self) -> None:
+        self._frames.tick(time.monotonic())
+
+    def answer_is_due(self, due: bool) -> None:
+        self._frames.waiting = due
+
+    def stop(self) -> int:
+        os.close(self.from_device)
+        return 0
+
+    def lines(self) -> list[tuple[int, str]]:
+        return []
+
+    def epitaph(self) -> str:
+        self.stop()
+        if self._frames.lost:
+            return "DeviceReset: the device was reset"
+        return "DeviceLost: the device stopped (its serial port is gone)"
+
+
+def _open_port(path: str, baud: int) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+    speed = getattr(termios, f"B{baud}", None)
+    if speed is None:
+        os.close(fd)
+        raise OSError(f"this system cannot set a port to {baud} baud")
+    fcntl.ioctl(fd, termios.TIOCEXCL)
+    tty.setraw(fd)
+    settings = termios.tcgetattr(fd)
+    settings[2] |= termios.CLOCAL | termios.CREAD
+    settings[2] &= ~(termios.CRTSCTS | termios.CSTOPB | termios.HUPCL)
+    settings[4] = settings[5] = speed
+    termios.tcsetattr(fd, termios.TCSANOW, settings)
+    return fd
 
 
 class Bridge:
     """Relays packets and speaks for a device that cannot."""
 
-    def __init__(self, device: Device, requests: int, replies: int, timeout_s: float) -> None:
+    def __init__(
+        self, device: Device | Line, status: int, requests: int, replies: int, timeout_s: float
+    ) -> None:
         self.device = device
+        self.status = status
         self.requests = requests
         self.replies = replies
         self.timeout_s = timeout_s
         self.asked = Packets()
         self.answered = Packets()
-        self.outgoing = bytearray()
+        self.held = bytearray()  # for a device that is not up yet
         self.ready = False  # the device has said that it is up
         self.waiting = False  # the client waits for an answer
         self.dead = ""  # why there is no device any more
         self.progress = time.monotonic()
+        self.moved = 0
+        os.set_blocking(status, False)
 
     def run(self) -> None:
         parent = os.getppid()
+        device = self.device
         while os.getppid() == parent:
-            reading = [self.requests] if self.dead else [self.requests, self.device.from_device]
-            sending = self.ready and self.outgoing and not self.dead
-            writing = [self.device.to_device] if sending else []
+            reading = [self.requests]
+            writing = []
+            if not self.dead:
+                reading += [fd for fd in (device.from_device, device.words) if fd >= 0]
+                writing = [device.to_device] if device.wants_to_write() else []
             readable, writable, _ = select.select(reading, writing, [], self._patience())
             if self.requests in readable and not self._from_client():
                 return
             if self.dead:
                 continue
             if writable:
-                self._to_device()
-            if self.device.from_device in readable:
+                device.write()
+            if device.words in readable:
+                self._tell(device.lines())
+            if device.from_device in readable:
                 self._from_device()
-            elif self.waiting and time.monotonic() >= self._deadline():
+            if device.moved != self.moved:
+                self.moved = device.moved
+                self.progress = time.monotonic()
+            if self.waiting and time.monotonic() >= self._deadline():
                 self._give_up(
                     f"RPCSessionTimeoutError: no answer from the device for {self.timeout_s:g} s, "
                     "it was stopped"
                 )
+                continue
+            if not self.dead:
+                device.answer_is_due(self.waiting or not self.ready)
+                device.tick()
 
     def _deadline(self) -> float:
-        return self.progress + (self.timeout_s if self.ready else max(START_S, self.timeout_s))
+        if self.ready:
+            return self.progress + self.timeout_s
+        return self.progress + max(self.device.start_s, self.timeout_s)
 
     def _patience(self) -> float:
-        if self.dead or not self.waiting:
+        if self.dead:
             return PARENT_CHECK_S
-        return max(0.0, min(PARENT_CHECK_S, self._deadline() - time.monotonic()))
+        times = [self._deadline()] if self.waiting else []
+        due = self.device.deadline()
+        if due is not None:
+            times.append(due)
+        left = min(times, default=math.inf) - time.monotonic()
+        return max(0.0, min(PARENT_CHECK_S, left))
 
     def _from_client(self) -> bool:
         """False when the client is gone."""
@@ -169,38 +337,46 @@ class Bridge:
                 return False
             if self.dead:
                 write_all(self.replies, exception_packet(self.dead))
+                continue
+            self.waiting = True
+            self.progress = time.monotonic()
+            if self.ready:
+                self.device.send(packet)
             else:
-                self.waiting = True
-                self.progress = time.monotonic()
-                self.outgoing += packet
+                self.held += packet
         return True
 
-    def _to_device(self) -> None:
-        try:
-            written = os.write(self.device.to_device, self.outgoing[:CHUNK])
-        except OSError:
-            return  # it is gone: reading from it says so
-        del self.outgoing[:written]
-        self.progress = time.monotonic()
-
     def _from_device(self) -> None:
-        try:
-            data = os.read(self.device.from_device, CHUNK)
-        except BlockingIOError:
-            return
-        if not data:
+        data = self.device.read()
+        if data is None:
+            self._tell(self.device.lines())
             self._give_up(self.device.epitaph())
             return
-        self.progress = time.monotonic()
         for packet in self.answered.feed(data):
-            if self.ready:
+            if len(packet) >= 16 and struct.unpack_from("<i", packet, 8)[0] == LOG:
+                level = struct.unpack_from("<i", packet, 12)[0]
+                text = packet[16:].decode(errors="replace")
+                self._tell([(level, line) for line in text.splitlines()])
+            elif self.ready:
                 self.waiting = False
                 write_all(self.replies, packet)
-            self.ready = True  # the first packet is empty and for us
+            else:  # the first packet is empty and for us
+                self.ready = True
+                self.device.send(bytes(self.held))
+
+    def _tell(self, lines: list[tuple[int, str]]) -> None:
+        """Log lines for whoever reads our status: those for which there is no room are lost."""
+        for level, line in lines:
+            try:
+                os.write(self.status, f"log {level} {line[:LINE_CHARACTERS]}\n".encode())
+            except OSError:
+                return
 
     def _give_up(self, why: str) -> None:
-        self.dead = why
-        self.device.stop()
+        if not self.dead:
+            self.dead = why
+            if "Timeout" in why:
+                self.device.stop()
         if self.waiting:
             self.waiting = False
             write_all(self.replies, exception_packet(why))
@@ -242,17 +418,26 @@ def main(arguments: list[str]) -> None:
         int(arguments[0]), int(arguments[-2]), int(arguments[-1])
     )
     try:
-        device = Device(arguments[2:-2])
-    except OSError as error:
+        device = _start(arguments[2], arguments[3:-2])
+    except (OSError, termios.error) as error:
         write_all(status, f"error {os.getpid()} {error}\n".encode())
         return
-    write_all(status, f"started {os.getpid()} {device.process.pid}\n".encode())
+    write_all(status, f"started {os.getpid()} {device.process_id or ''}\n".encode())
+    bridge = Bridge(device, status, requests, replies, float(arguments[1]))
     try:
-        Bridge(device, requests, replies, float(arguments[1])).run()
+        bridge.run()
     except BrokenPipeError:
         pass  # the client is gone
     finally:
-        device.stop()
+        if not bridge.dead:
+            device.stop()
+
+
+def _start(kind: str, arguments: list[str]) -> Device | Line:
+    if kind == "serial":
+        sys.path.insert(0, str(Path(__file__).parents[3]))
+        return Line(arguments[0], int(arguments[1]), arguments[2] == "yes")
+    return Device(arguments)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
-import select
 import signal
 import sys
 import time
@@ -22,10 +22,9 @@ from microddsp.errors import (
     DeviceTimeoutError,
     LinkError,
 )
-from microddsp.micro.boards import Board
 from microddsp.micro.rpc.faults import MARK, fault_error
+from microddsp.micro.rpc.status import StatusLines
 from microddsp.micro.rpc.symbols import Symbols
-from microddsp.micro.tools import find_tool
 
 _BRIDGE = Path(__file__).with_name("bridge.py")
 _CLOSE_S = 5.0
@@ -43,23 +42,6 @@ _HELD_BACK = frozenset(signal.valid_signals()) - {
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-
-
-def qemu_command(board: Board, image: Path) -> list[str]:
-    """How the emulator is started with a firmware.
-
-    Raises:
-        BoardError: The emulator or the firmware is not there.
-    """
-    qemu = find_tool(board.qemu.binary, f"run {board.name}")
-    if not image.is_file():
-        raise BoardError(f"there is no firmware {str(image)!r}", hint="build the project first")
-    return [
-        *(qemu, "-M", board.qemu.machine, "-icount", f"shift={board.qemu.icount_shift}"),
-        *("-display", "none", "-nodefaults", "-no-reboot"),
-        *("-semihosting-config", "enable=on,target=native"),
-        *("-kernel", str(image.resolve())),
-    ]
 
 
 @contextmanager
@@ -152,13 +134,20 @@ os.register_at_fork(after_in_child=_let_go_after_fork)
 class Link:
     """An open session with a device; use `call` around what `session` does."""
 
-    def __init__(self, command: list[str], timeout_s: float, image: Path | None = None) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        timeout_s: float,
+        image: Path | None = None,
+        name: str = "device",
+    ) -> None:
         """Start the device behind a bridge; returns when it answers.
 
         Args:
-            command: How it is started.
+            command: How it is reached, from `start_command`.
             timeout_s: It must answer every call within this.
             image: Its firmware, whose names make errors readable.
+            name: Of its logger, below `microddsp`.
 
         Raises:
             BoardError: The time limit makes no sense.
@@ -170,6 +159,7 @@ class Link:
         if not (sys.executable and os.access(sys.executable, os.X_OK)):
             raise BoardError("this Python has no executable to start the bridge with")
         self._symbols = Symbols(image) if image is not None else None
+        self._logger = logging.getLogger(f"microddsp.{name}")
         with signals_held_back():
             self._open(command, timeout_s)
 
@@ -180,35 +170,41 @@ class Link:
         create = tvm.get_global_func("rpc.CreatePipeClient")
         status, theirs = os.pipe()
         os.set_inheritable(theirs, True)
+        self._status = StatusLines(status)
         bridge = (sys.executable, "-S", "-E", str(_BRIDGE), str(theirs), repr(float(timeout_s)))
         try:
             session = call(lambda: RPCSession(create(*bridge, *command)))
         except LinkError as error:
             os.close(theirs)
-            words = _read_line(status)
+            words = self._status.first(_CLOSE_S)
             _end(status, _numbers(words), [])
             if words.startswith("error "):
                 reason = words.split(maxsplit=2)[2]
-                raise LinkError(f"the emulator does not start: {reason}") from error
+                raise LinkError(f"the device does not start: {reason}") from error
             raise
         os.close(theirs)
         self._held: list[Any] = [session]
-        self._pids = _numbers(_read_line(status))
+        self._pids = _numbers(self._status.first(_CLOSE_S))
         self._end = weakref.finalize(self, _end, status, self._pids, self._held)
         _OPEN.add(self)
 
     def call(self, function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        """As the function `call`, and errors name functions of this firmware."""
-        return _call(self._symbols, function, args, kwargs)
+        """As the function `call`; errors name functions of this firmware, and what the device
+        logged meanwhile goes to Python's `logging`."""
+        try:
+            return _call(self._symbols, function, args, kwargs)
+        finally:
+            if not self.closed:
+                self._status.log(self._logger)
 
-    def hold(self, thing: Any) -> None:
-        """Keep what the session gave, functions and tensors, until it ends. Nobody else may."""
+    def hold(self, thing: Any) -> int:
+        """Keep what the session gave, functions and tensors, until it ends. Nobody else may.
+        `held` gives it for the number."""
         self._held.append(thing)
+        return len(self._held) - 1
 
-    @property
-    def given(self) -> Any:
-        """What `hold` got last."""
-        return self._held[-1]
+    def held(self, number: int) -> Any:
+        return self._held[number]
 
     @property
     def session(self) -> Any:
@@ -237,11 +233,6 @@ class Link:
 
 def _numbers(words: str) -> tuple[int, ...]:
     return tuple(int(word) for word in words.split() if word.isdecimal())
-
-
-def _read_line(fd: int) -> str:
-    readable, _, _ = select.select([fd], [], [], _CLOSE_S)
-    return os.read(fd, 4096).decode().strip() if readable else ""
 
 
 def _end(status: int, pids: tuple[int, ...], held: list[Any]) -> None:

@@ -7,8 +7,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Prepares the link to the host; call once. */
-void port_init(void);
+/* Prepares the link to the host and runs the server; a link where a host can connect anew starts
+ * it again then. */
+void port_run(void (*serve)(void));
 
 /* Reads exactly `nbytes`; waits for them. Does not return if the host is gone. */
 void port_read(void *destination, size_t nbytes);
@@ -23,7 +24,8 @@ void port_heap(uint8_t **base, size_t *nbytes);
 /* Starts counting ticks from zero. */
 void port_ticks_restart(void);
 
-/* Ticks since port_ticks_restart(), without those that the two calls themselves take. */
+/* Ticks since port_ticks_restart(); port_ticks() stops the counter. */
+uint64_t port_ticks_now(void);
 uint64_t port_ticks(void);
 extern const uint32_t port_tick_hz;
 
@@ -36,10 +38,18 @@ typedef struct port_fault {
     uintptr_t pc;      /* 0: not known */
     uintptr_t lr;      /* where the function was called from, as far as is known */
     uintptr_t address; /* of the access */
-    uint32_t status;   /* CFSR; 0 where the core has none. Elsewhere the number of a signal. */
+    uint32_t status;   /* CFSR; 0 where the core has none. In a process, the number of a signal. */
     int has_address;
     int overflow; /* the stack was too small */
 } port_fault_t;
+
+#if defined(__arm__)
+#define PORT_STATUS_NAME " status="
+#define PORT_DEVICE_NAME "cortex-m"
+#else
+#define PORT_STATUS_NAME " signal="
+#define PORT_DEVICE_NAME "host"
+#endif
 
 extern jmp_buf port_fault_return;
 extern volatile port_fault_t port_fault;

@@ -1,4 +1,4 @@
-/* Link through semihosting on two pipes that the emulator inherits; time from SysTick.
+/* Link through semihosting on two pipes that the emulator inherits.
  * SPDX-License-Identifier: Apache-2.0 */
 #include <string.h>
 
@@ -18,15 +18,6 @@ enum semihosting {
 #define APPLICATION_EXIT 0x20026u
 #define BUFFER_BYTES 512u
 
-#define REGISTER(address) (*(volatile uint32_t *)(address))
-#define SYST_CSR REGISTER(0xe000e010u)
-#define SYST_RVR REGISTER(0xe000e014u)
-#define SYST_CVR REGISTER(0xe000e018u)
-#define SCB_ICSR REGISTER(0xe000ed04u)
-#define SYST_RUN 7u /* processor clock, interrupt, enable */
-#define SYST_TOP 0xffffffu
-#define ICSR_SYST_CLEAR (1u << 25)
-
 extern uint8_t _heap_start[];
 extern uint8_t _heap_end[];
 
@@ -34,8 +25,6 @@ static uint32_t host_in;
 static uint32_t host_out;
 static uint8_t buffer[BUFFER_BYTES];
 static size_t buffered;
-
-/* ---- link ---- */
 
 static uint32_t semihosting(enum semihosting operation, const uint32_t *arguments)
 {
@@ -70,10 +59,11 @@ static uint32_t open_file(const char *path, uint32_t mode)
     return file;
 }
 
-void port_init(void)
+void port_run(void (*serve)(void))
 {
     host_in = open_file(BOARD_LINK_IN, OPEN_READ_BINARY);
     host_out = open_file(BOARD_LINK_OUT, OPEN_WRITE_BINARY);
+    serve();
 }
 
 void port_read(void *destination, size_t nbytes)
@@ -121,38 +111,4 @@ void port_heap(uint8_t **base, size_t *nbytes)
 {
     *base = _heap_start;
     *nbytes = (size_t)(_heap_end - _heap_start);
-}
-
-/* ---- time ---- */
-
-const uint32_t port_tick_hz = BOARD_TICK_HZ;
-
-/* SysTick counts down in 24 bits; its interrupt counts the rounds. */
-static volatile uint32_t rounds;
-
-void port_tick_handler(void)
-{
-    ++rounds;
-}
-
-void port_ticks_restart(void)
-{
-    SYST_CSR = 0u;
-    SYST_RVR = SYST_TOP;
-    SYST_CVR = 0u;
-    SCB_ICSR = ICSR_SYST_CLEAR;
-    rounds = 0u;
-    SYST_CSR = SYST_RUN;
-}
-
-uint64_t port_ticks(void)
-{
-    uint32_t before;
-    uint32_t value;
-    do {
-        before = rounds;
-        value = SYST_CVR;
-    } while (before != rounds);
-    SYST_CSR = 0u;
-    return ((uint64_t)before * (SYST_TOP + 1u)) + ((0u - value) & SYST_TOP);
 }

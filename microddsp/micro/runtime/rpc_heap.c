@@ -4,7 +4,11 @@
 
 #include "port.h"
 
+#if SIZE_MAX > UINT32_MAX
+#define UNIT 32u
+#else
 #define UNIT 16u
+#endif
 #define FREE_MARK 0x46524545u
 #define USED_MARK 0x55534544u
 
@@ -14,6 +18,9 @@ typedef struct header {
     struct header *next;
     uint32_t mark;
     uint32_t padding;
+#if SIZE_MAX > UINT32_MAX
+    uint64_t more_padding;
+#endif
 } header_t;
 
 typedef char header_is_one_unit[(sizeof(header_t) == UNIT) ? 1 : -1];

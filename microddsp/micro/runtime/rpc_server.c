@@ -78,7 +78,7 @@ static void raise_fault(void)
     (void)rpc_raise("DeviceFault", "");
     append_fact("pc=", port_fault.pc);
     append_fact(" lr=", port_fault.lr);
-    append_fact(" status=", port_fault.status);
+    append_fact(PORT_STATUS_NAME, port_fault.status);
     if (port_fault.has_address) {
         append_fact(" address=", port_fault.address);
     }
@@ -94,7 +94,7 @@ const char *rpc_fault_text(void)
     return rpc_error_text();
 }
 
-static int call(rpc_function_t function, const rpc_value_t *arguments, int32_t count,
+static int call(const rpc_entry_t *entry, const rpc_value_t *arguments, int32_t count,
                 rpc_value_t *result)
 {
     if (setjmp(port_fault_return) != 0) {
@@ -104,7 +104,7 @@ static int call(rpc_function_t function, const rpc_value_t *arguments, int32_t c
         return -1;
     }
     port_fault_arm();
-    const int status = function(NULL, arguments, count, result);
+    const int status = entry->function(entry->self, arguments, count, result);
     port_fault_disarm();
     if (!port_stack_intact()) {
         port_stack_watch();
@@ -117,7 +117,7 @@ static int call(rpc_function_t function, const rpc_value_t *arguments, int32_t c
 /* ---- the client's time_evaluator ---- */
 
 typedef struct evaluator {
-    rpc_function_t function;
+    const rpc_entry_t *entry;
     uint32_t number;
     uint32_t repeat;
     uint32_t min_repeat_ms;
@@ -126,11 +126,11 @@ typedef struct evaluator {
 
 static evaluator_t evaluators[MAX_EVALUATORS];
 
-static rpc_function_t registered(const char *name)
+static const rpc_entry_t *registered(const char *name)
 {
     for (const rpc_entry_t *entry = rpc_registry; entry->name != NULL; ++entry) {
         if (strcmp(entry->name, name) == 0) {
-            return entry->function;
+            return entry;
         }
     }
     return NULL;
@@ -154,14 +154,14 @@ static int make_evaluator(void *self, const rpc_value_t *arguments, int32_t coun
     const evaluator_t wanted = {registered(arguments[1].as.string), positive(&arguments[4]),
                                 positive(&arguments[5]), positive(&arguments[6]),
                                 positive(&arguments[7])};
-    if (wanted.function == NULL) {
+    if (wanted.entry == NULL) {
         return rpc_raise("Cannot find function", arguments[1].as.string);
     }
     if ((wanted.number == 0u) || (wanted.repeat == 0u)) {
         return rpc_raise("RPCTimeEvaluator", "number and repeat must be positive");
     }
     for (uint32_t i = 0u; i < MAX_EVALUATORS; ++i) {
-        if (evaluators[i].function == NULL) {
+        if (evaluators[i].entry == NULL) {
             evaluators[i] = wanted;
             result->type = RPC_FUNCTION;
             result->as.bits = EVALUATOR_HANDLE + i;
@@ -181,7 +181,7 @@ static double measure(const evaluator_t *evaluator, const rpc_value_t *arguments
         rpc_value_t ignored = {RPC_NONE, 0u, {0}};
         port_ticks_restart();
         for (uint32_t i = 0u; i < number; ++i) {
-            if (call(evaluator->function, arguments, count, &ignored) != 0) {
+            if (call(evaluator->entry, arguments, count, &ignored) != 0) {
                 return -1.0;
             }
         }
@@ -220,7 +220,7 @@ static void run_evaluator(const evaluator_t *evaluator, const rpc_value_t *argum
 
 /* ---- function handles ---- */
 
-static const rpc_entry_t time_evaluator = {"runtime.RPCTimeEvaluator", make_evaluator};
+static const rpc_entry_t time_evaluator = {"runtime.RPCTimeEvaluator", make_evaluator, NULL};
 
 /* Handle 0 of our range is the evaluator, the others are the registry. */
 static uint32_t find_function(const char *name)
@@ -236,14 +236,14 @@ static uint32_t find_function(const char *name)
     return 0u;
 }
 
-static rpc_function_t function_of(uint64_t handle)
+static const rpc_entry_t *function_of(uint64_t handle)
 {
     if (handle == FUNCTION_HANDLE) {
-        return time_evaluator.function;
+        return &time_evaluator;
     }
     for (uint32_t i = 0u; rpc_registry[i].name != NULL; ++i) {
         if (handle == FUNCTION_HANDLE + 1u + i) {
-            return rpc_registry[i].function;
+            return &rpc_registry[i];
         }
     }
     return NULL;
@@ -255,7 +255,7 @@ static evaluator_t *evaluator_of(uint64_t handle)
         return NULL;
     }
     evaluator_t *found = &evaluators[handle - EVALUATOR_HANDLE];
-    return (found->function == NULL) ? NULL : found;
+    return (found->entry == NULL) ? NULL : found;
 }
 
 /* ---- requests ---- */
@@ -302,13 +302,13 @@ static void on_call(void)
     const int32_t count = rpc_wire_arguments(&arguments);
     rpc_wire_drain();
     const evaluator_t *evaluator = evaluator_of(handle);
-    const rpc_function_t function = function_of(handle);
+    const rpc_entry_t *entry = function_of(handle);
     if (!rpc_failed()) {
         if (evaluator != NULL) {
             run_evaluator(evaluator, arguments, count);
-        } else if (function == NULL) {
+        } else if (entry == NULL) {
             (void)rpc_raise(NULL, "call of something that is no function of the device");
-        } else if (call(function, arguments, count, &result) == 0) {
+        } else if (call(entry, arguments, count, &result) == 0) {
             rpc_wire_reply_call(&result);
         } else {
             /* The reply below tells the host. */
@@ -369,7 +369,7 @@ static void get_attribute(const rpc_value_t *arguments, rpc_value_t *result)
         break;
     case ATTRIBUTE_NAME:
         result->type = RPC_STRING;
-        result->as.string = "cortex-m";
+        result->as.string = PORT_DEVICE_NAME;
         break;
     case ATTRIBUTE_CLOCK_KHZ:
         result->as.integer = (int64_t)port_tick_hz / 1000;
@@ -422,7 +422,7 @@ static void on_system_call(int32_t code)
     case RPC_CODE_FREE_HANDLE: {
         evaluator_t *evaluator = (count >= 1) ? evaluator_of(a[0].as.bits) : NULL;
         if (evaluator != NULL) {
-            evaluator->function = NULL;
+            evaluator->entry = NULL;
         }
         break;
     }

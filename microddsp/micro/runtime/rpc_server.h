@@ -88,9 +88,10 @@ typedef int (*rpc_function_t)(void *self, const rpc_value_t *arguments, int32_t 
 typedef struct rpc_entry {
     const char *name;
     rpc_function_t function;
+    void *self;
 } rpc_entry_t;
 
-/* Given by the application; ends with {NULL, NULL}. */
+/* Given by the application; ends with {NULL, NULL, NULL}. */
 extern const rpc_entry_t rpc_registry[];
 
 /* Notes an error for the host; the first one of a request counts. `subject` may be NULL.
@@ -102,6 +103,15 @@ uint64_t rpc_tensor_bytes(const rpc_tensor_t *tensor);
 
 /* Where the first element is, if `nbytes` from there lie inside the heap; else raises, NULL. */
 void *rpc_tensor_data(const rpc_tensor_t *tensor, uint64_t nbytes);
+
+/* A line for the host's log. Only from a function that the host called. */
+enum rpc_log_level {
+    RPC_LOG_DEBUG = 10,
+    RPC_LOG_INFO = 20,
+    RPC_LOG_WARNING = 30,
+    RPC_LOG_ERROR = 40
+};
+void rpc_log(enum rpc_log_level level, const char *text);
 
 /* What is known of the last fault, as the host reads it. */
 const char *rpc_fault_text(void);

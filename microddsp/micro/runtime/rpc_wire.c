@@ -8,6 +8,7 @@
 
 #define ARGUMENT_BYTES 1536u
 #define MESSAGE_BYTES 200u
+#define LINE_BYTES 120u
 #define MAX_DIMENSIONS 16
 
 static char message[MESSAGE_BYTES];
@@ -376,5 +377,19 @@ void rpc_wire_reply_error(void)
     write_head(RPC_CODE_EXCEPTION, 4u + size_of(&text));
     write_i32(1);
     write_value(&text);
+    port_flush();
+}
+
+void rpc_log(enum rpc_log_level level, const char *text)
+{
+    char line[LINE_BYTES]; /* first the text, which may fault, then the packet */
+    size_t nbytes = 0u;
+    while ((nbytes < LINE_BYTES) && (text[nbytes] != '\0')) {
+        line[nbytes] = text[nbytes];
+        ++nbytes;
+    }
+    write_head(RPC_CODE_LOG, sizeof(int32_t) + nbytes);
+    write_i32((int32_t)level);
+    port_write(line, nbytes);
     port_flush();
 }

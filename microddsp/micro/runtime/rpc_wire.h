@@ -30,7 +30,8 @@ enum rpc_code {
     RPC_CODE_NEW_STREAM,
     RPC_CODE_FREE_STREAM,
     RPC_CODE_SET_STREAM,
-    RPC_CODE_GET_STREAM
+    RPC_CODE_GET_STREAM,
+    RPC_CODE_LOG = 0x474f4c /* ours, to the bridge: TVM never sees it */
 };
 
 /* Says once that the device is up: a packet of no bytes. */

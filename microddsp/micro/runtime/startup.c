@@ -37,8 +37,7 @@ __attribute__((used, noreturn)) void start(void)
     __asm__ volatile("dsb\n isb");
 #endif
     port_faults_init();
-    port_init();
-    rpc_serve();
+    port_run(rpc_serve);
     for (;;) {
     }
 }

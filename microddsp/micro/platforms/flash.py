@@ -1,0 +1,91 @@
+"""Writing firmware into a real board with the tool that its file names."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from microddsp.errors import BoardError
+from microddsp.micro.platforms.project import Project
+from microddsp.micro.tools import find_tool
+
+_LIMIT_S = 180.0
+
+
+def flash_project(
+    project: Project, *, port: str | None = None, serial_number: str | None = None
+) -> None:
+    """Run the board's flash command, then its reset command, where it has them.
+
+    Raises:
+        BoardError: A tool is missing or failed; the message has its words.
+    """
+    serial = project.board.serial
+    if serial is None:
+        raise BoardError(f"{project.board.name} has no flash to write", hint="run it")
+    if not project.image.is_file():
+        raise BoardError(
+            f"there is no firmware {str(project.image)!r}", hint="build the project first"
+        )
+    for command in (serial.flash, serial.reset):
+        if command:
+            _run(fill(command, project.image, port=port, serial_number=serial_number))
+
+
+def fill(
+    command: list[str], image: Path, *, port: str | None, serial_number: str | None
+) -> list[str]:
+    """The words of a command with {image}, {hex}, {bin}, {port} and {serial_number} filled in.
+
+    A word whose serial number or port is not known is left out, together with the option before
+    it: `["-u", "{serial_number}"]`.
+
+    Raises:
+        BoardError: A word asks for something else, or the image cannot be converted.
+    """
+    words: list[str] = []
+    values = {"image": str(image), "port": port, "serial_number": serial_number}
+    for kind, form in (("hex", "ihex"), ("bin", "binary")):
+        if any(f"{{{kind}}}" in word for word in command):
+            values[kind] = str(_converted(image, kind, form))
+    for word in command:
+        wanted = [name for name in values if f"{{{name}}}" in word]
+        if any(values[name] is None for name in wanted):
+            if word == f"{{{wanted[0]}}}" and words and words[-1].startswith("-"):
+                words.pop()
+            continue
+        for name in wanted:
+            word = word.replace(f"{{{name}}}", str(values[name]))
+        if "{" in word:
+            raise BoardError(
+                f"the board's command has {word!r}",
+                hint="{image}, {hex}, {bin}, {port} and {serial_number} can be filled in",
+            )
+        words.append(word)
+    return words
+
+
+def _converted(image: Path, suffix: str, form: str) -> Path:
+    made = image.with_suffix(f".{suffix}")
+    _run(
+        [find_tool("arm-none-eabi-objcopy", "convert firmware"), "-O", form, str(image), str(made)]
+    )
+    return made
+
+
+def _run(words: list[str]) -> None:
+    tool = find_tool(words[0], "write the board's flash")
+    try:
+        done = subprocess.run(
+            [tool, *words[1:]],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_LIMIT_S,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise BoardError(f"{words[0]} did not end within {_LIMIT_S:g} s") from error
+    if done.returncode != 0:
+        said = (done.stderr.strip() or done.stdout.strip()) or f"status {done.returncode}"
+        raise BoardError(f"{' '.join(words)} failed:\n{said}")

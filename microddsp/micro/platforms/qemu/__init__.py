@@ -1,1 +1,0 @@
-"""Bare-metal firmware for QEMU's boards."""

@@ -1,0 +1,187 @@
+"""The host's end of a serial line that loses, flips and doubles bytes. Standard library only.
+
+`runtime/frames.h` describes a frame. Both sides number their bytes, so that a piece may be sent
+again with another length, and nothing is lost or taken twice. The host has the clock: it repeats
+until it has an answer, with shorter frames while many are damaged.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+HELLO, WELCOME, DATA, UNKNOWN = 0x31, 0x32, 0x33, 0x34
+PAYLOAD = 224
+LEAST = 8  # bytes a frame on a bad line
+_HEAD = struct.Struct("<BHHHBB")
+_CRC = struct.Struct("<I")
+_OVERHEAD = _HEAD.size + _CRC.size + 3
+_LONGEST_S = 0.25
+_HELLO_S = 0.1
+_GROW_AFTER = 4  # good frames
+
+
+def encode(frame: bytes) -> bytes:
+    """COBS between two zeros, for up to 254 bytes."""
+    coded = b"".join(bytes([len(part) + 1]) + part for part in frame.split(b"\0"))
+    return b"\0" + coded + b"\0"
+
+
+def decode(coded: bytes) -> bytes | None:
+    """The inverse of `encode`, without the zeros around; None if it is none."""
+    parts = []
+    at = 0
+    while at < len(coded):
+        code = coded[at]
+        if code == 0 or at + code > len(coded):
+            return None
+        parts.append(coded[at + 1 : at + code])
+        at += code
+    return b"\0".join(parts)
+
+
+def pack(kind: int, session: int, seq: int, ack: int, limit: int, payload: bytes = b"") -> bytes:
+    head = _HEAD.pack(kind, session, seq, ack, limit, len(payload)) + payload
+    return encode(head + _CRC.pack(zlib.crc32(head)))
+
+
+def unpack(coded: bytes) -> tuple[int, int, int, int, int, bytes] | None:
+    """Kind, session, seq, ack, limit and payload; None if it is damaged."""
+    frame = decode(coded)
+    if frame is None or len(frame) < _HEAD.size + _CRC.size:
+        return None
+    body, crc = frame[: -_CRC.size], _CRC.unpack(frame[-_CRC.size :])[0]
+    kind, session, seq, ack, limit, length = _HEAD.unpack_from(body)
+    if zlib.crc32(body) != crc or length != len(body) - _HEAD.size:
+        return None
+    return kind, session, seq, ack, limit, body[_HEAD.size :]
+
+
+class Frames:
+    """A state machine: bytes and times in, bytes to write in `outgoing`."""
+
+    def __init__(self, session: int, baud: int, now: float) -> None:
+        """`session` is a number that no session before has had, 1 to 65535."""
+        self.session = session
+        self.outgoing = bytearray()
+        self.open = False
+        self.lost = False  # the device knows this session no more: it was reset
+        self.moved = 0  # bytes that arrived, either way
+        self.waiting = False  # for an answer to what was sent
+        self._byte_s = 10.0 / baud
+        self._coded = bytearray()
+        self._pending = bytearray()  # not acknowledged
+        self._in_flight = 0
+        self._first_out = 0
+        self._next_in = 0
+        self._limit = PAYLOAD
+        self._good = 0
+        self._patience = 0.0
+        self._sent = now
+        self._hello(now)
+
+    def deadline(self) -> float | None:
+        """When `tick` wants to be called; None: not before something is sent."""
+        if self.lost or (self.open and not (self._in_flight or self.waiting)):
+            return None
+        return self._sent + self._patience
+
+    def tick(self, now: float) -> None:
+        """Repeat what was not answered."""
+        at = self.deadline()
+        if at is None or now < at:
+            return
+        if not self.open:
+            self._hello(now)
+            return
+        self._shrink()
+        patience = min(2.0 * self._patience, _LONGEST_S)
+        self._transmit(now)
+        self._patience = max(self._patience, patience)
+
+    def send(self, data: bytes, now: float) -> None:
+        self._pending += data
+        if self.open and not self._in_flight:
+            self._transmit(now)
+
+    def feed(self, data: bytes, now: float) -> bytes:
+        """What came over the line; gives what of the device's bytes is new."""
+        received = bytearray()
+        for byte in data:
+            if byte:
+                self._coded.append(byte)
+                if len(self._coded) > 2 * PAYLOAD:
+                    del self._coded[:PAYLOAD]  # noise
+            elif self._coded:
+                received += self._frame(bytes(self._coded), now)
+                self._coded.clear()
+        return bytes(received)
+
+    def _frame(self, coded: bytes, now: float) -> bytes:
+        frame = unpack(coded)
+        if frame is None:
+            self._damaged(now)
+            return b""
+        kind, session, seq, ack, _, payload = frame
+        if session != self.session or self.lost:
+            return b""
+        if kind == UNKNOWN and self.open:
+            self.lost = True
+        elif kind == WELCOME and not self.open:
+            self.open = True
+            if self._pending or self.waiting:
+                self._transmit(now)
+        elif kind == DATA and self.open:
+            return self._data(seq, ack, payload, now)
+        return b""
+
+    def _data(self, seq: int, ack: int, payload: bytes, now: float) -> bytes:
+        self._good += 1
+        if self._good >= _GROW_AFTER:
+            self._good = 0
+            self._limit = min(2 * self._limit, PAYLOAD)
+        taken = (ack - self._first_out) & 0xFFFF
+        if 0 < taken <= len(self._pending):
+            del self._pending[:taken]
+            self.moved += taken
+            self._first_out = ack
+            self._in_flight = 0
+        known = (self._next_in - seq) & 0xFFFF
+        new = payload[known:] if known < len(payload) else b""
+        self._next_in = (self._next_in + len(new)) & 0xFFFF
+        self.moved += len(new)
+        if new or (self._pending and not self._in_flight):
+            self._transmit(now)
+        return new
+
+    def _damaged(self, now: float) -> None:
+        """An answer that cannot be read: ask again, but not for each piece of noise."""
+        if not self.open:
+            return
+        self._shrink()
+        if self._in_flight or self.waiting:
+            self._patience = min(self._patience, now - self._sent + self._gap())
+
+    def _shrink(self) -> None:
+        self._good = 0
+        self._limit = max(self._limit // 2, LEAST)
+
+    def _gap(self) -> float:
+        """What a short frame takes."""
+        return 2.0 * (_OVERHEAD + LEAST) * self._byte_s + 0.001
+
+    def _transmit(self, now: float) -> None:
+        payload = bytes(self._pending[: self._limit])
+        self._in_flight = len(payload)
+        self._put(now, DATA, payload)
+
+    def _hello(self, now: float) -> None:
+        self._put(now, HELLO)
+        self._patience = max(self._patience, _HELLO_S)
+
+    def _put(self, now: float, kind: int, payload: bytes = b"") -> None:
+        frame = pack(kind, self.session, self._first_out, self._next_in, self._limit, payload)
+        self.outgoing += frame
+        self._sent = now
+        there_and_back = len(frame) + self._limit + _OVERHEAD
+        self._patience = 1.5 * there_and_back * self._byte_s + 0.01

@@ -1,0 +1,42 @@
+"""What the bridge tells beside the RPC: how it started, then the device's log lines."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import time
+
+
+class StatusLines:
+    """Lines from a pipe; the descriptor is somebody else's to close."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._bytes = b""
+
+    def first(self, timeout_s: float) -> str:
+        """The next line, waited for; "" if there is none."""
+        deadline = time.monotonic() + timeout_s
+        while b"\n" not in self._bytes:
+            if not self._read(max(0.0, deadline - time.monotonic())):
+                break
+        line, _, self._bytes = self._bytes.partition(b"\n")
+        return line.decode(errors="replace").strip()
+
+    def log(self, logger: logging.Logger) -> None:
+        """Hand on the lines that are there: `log LEVEL text`."""
+        while self._read(0.0):
+            pass
+        *lines, self._bytes = self._bytes.split(b"\n")
+        for line in lines:
+            kind, _, rest = line.decode(errors="replace").partition(" ")
+            level, _, text = rest.partition(" ")
+            if kind == "log" and level.isdecimal():
+                logger.log(int(level), "%s", text)
+
+    def _read(self, timeout_s: float) -> bool:
+        readable, _, _ = select.select([self._fd], [], [], timeout_s)
+        data = os.read(self._fd, 1 << 16) if readable else b""
+        self._bytes += data
+        return bool(data)

@@ -1,0 +1,103 @@
+"""A serial line that drops, flips, doubles and delays bytes, between a pseudo-terminal and a
+process that is the device.
+
+It is a program of its own: TVM holds Python's lock while it waits for an answer.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
+import time
+import tty
+from pathlib import Path
+
+
+class NoisyLine:
+    """`port` is what a program opens. `rate` is the probability of each kind of harm, a byte."""
+
+    def __init__(self, image: Path, *, rate: float, seed: int) -> None:
+        self.relay = subprocess.Popen(
+            [sys.executable, "-S", "-E", __file__, str(image), str(rate), str(seed)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.relay.stdout
+        self.port = self.relay.stdout.readline().strip()
+
+    def reset_device(self) -> None:
+        """What pressing a board's reset button does; returns when it was done."""
+        self.relay.send_signal(signal.SIGUSR1)
+        assert self.relay.stdout
+        assert self.relay.stdout.readline() == "reset\n"
+
+    def close(self) -> int:
+        """End it; how many bytes it harmed."""
+        if self.relay.poll() is not None:
+            return 0
+        self.relay.send_signal(signal.SIGTERM)
+        return int(self.relay.communicate()[0].split()[-1])
+
+
+class Relay:
+    def __init__(self, image: str, rate: float, seed: int) -> None:
+        self.image, self.rate = image, rate
+        self.random = random.Random(seed)
+        self.harmed = 0
+        self.stopped = self.reset = False
+        self.master, slave = os.openpty()  # ours stays open: the master never hangs up
+        tty.setraw(slave)
+        print(os.ttyname(slave), flush=True)
+
+    def run(self) -> None:
+        device = self.start()
+        while not self.stopped:
+            if self.reset:
+                device.kill()
+                device.wait()
+                device = self.start()
+                self.reset = False
+                print("reset", flush=True)
+            assert device.stdin and device.stdout
+            there = [self.master, device.stdout.fileno()]
+            for fd in select.select(there, [], [], 0.05)[0]:
+                to = device.stdin.fileno() if fd == self.master else self.master
+                os.write(to, self.harm(os.read(fd, 4096)))
+        device.kill()
+        device.wait()
+        print(self.harmed, flush=True)
+
+    def start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([self.image], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def harm(self, data: bytes) -> bytes:
+        out = bytearray()
+        for byte in data:
+            dice = self.random.random()
+            self.harmed += dice < 4 * self.rate
+            if dice < self.rate:
+                continue
+            if dice < 2 * self.rate:
+                byte ^= 1 << self.random.randrange(8)
+            elif dice < 3 * self.rate:
+                out.append(byte)
+            elif dice < 4 * self.rate:
+                time.sleep(0.001)
+            out.append(byte)
+        return bytes(out)
+
+
+def main() -> None:
+    relay = Relay(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]))
+    signal.signal(signal.SIGUSR1, lambda *_: setattr(relay, "reset", True))
+    signal.signal(signal.SIGTERM, lambda *_: setattr(relay, "stopped", True))
+    relay.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,281 @@
+"""The serial link against a line that harms bytes: nothing is lost, nothing doubled."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from microddsp.errors import BoardError, DeviceFaultError, DeviceResetError, DeviceTimeoutError
+from microddsp.micro.boards import Board, find_board
+from microddsp.micro.package.model import CompiledModel
+from microddsp.micro.platforms import Project, build_project, create_project, read_project
+from microddsp.micro.platforms.flash import fill, flash_project
+from microddsp.micro.rpc.boards_attached import Port, attached, choose_port
+from microddsp.micro.rpc.frames import Frames, decode, encode, pack, unpack
+from microddsp.micro.rpc.symbols import Symbols
+from microddsp.micro.session import open_project
+from tests.micro.noisy_line import NoisyLine
+
+Maker = Callable[..., CompiledModel]
+Start = Callable[..., NoisyLine]
+
+BOARD = """description = "this computer behind a serial line"
+target = "host"
+clock_hz = 1_000_000_000
+stack_bytes = 1048576
+
+[ram]
+origin = 0
+kbytes = 4096
+
+[serial]
+driver = "uart_posix.c"
+baud = 4_000_000
+"""
+HELPERS = """#include "rpc_server.h"
+"""
+BODY = """    if (x[0] == 1e6f) {
+        y[0] = *(volatile float *)8;
+    }
+    if (x[0] == 2e6f) {
+        for (volatile int32_t forever = 1; forever != 0;) {
+        }
+    }
+    for (int32_t i = 0; i < 8; ++i) {
+        self->sum += x[i];
+        y[i] = self->sum;
+    }"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Project:
+    probe: Maker = request.getfixturevalue("probe")
+    folder = tmp_path_factory.mktemp("line")
+    (folder / "behind-a-line.toml").write_text(BOARD)
+    board = find_board(str(folder / "behind-a-line.toml"))
+    create_project(folder / "fw", probe(BODY, target="host", helpers=HELPERS), board)
+    build_project(folder / "fw")
+    return read_project(folder / "fw")
+
+
+@pytest.fixture
+def line(project: Project) -> Iterator[Start]:
+    lines: list[NoisyLine] = []
+
+    def start(rate: float, seed: int = 1) -> NoisyLine:
+        lines.append(NoisyLine(project.image, rate=rate, seed=seed))
+        return lines[-1]
+
+    yield start
+    for each in lines:
+        each.close()
+
+
+def stream(project: Project, line: NoisyLine, samples: int) -> None:
+    """A running sum tells each block that was lost, doubled, changed or out of order."""
+    x = np.random.default_rng(0).integers(-100, 100, (1, samples)).astype(np.float32)
+    with open_project(project.directory, port=line.port, timeout_s=20.0) as board:
+        np.testing.assert_array_equal(board.run(x), np.cumsum(x, axis=1))
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.001, 0.01])
+def test_nothing_is_lost_or_doubled(project: Project, line: Start, rate: float) -> None:
+    noisy = line(rate)
+    stream(project, noisy, 8 * 20)
+    assert (noisy.close() > 0) == (rate > 0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", [0.001, 0.003, 0.01, 0.02, 0.05])
+@pytest.mark.parametrize("seed", range(3))
+def test_nothing_is_lost_or_doubled_for_long(
+    project: Project, line: Start, rate: float, seed: int
+) -> None:
+    stream(project, line(rate, seed), 8 * (40 if rate > 0.02 else 200))
+
+
+def test_large_tensors_pass(project: Project, line: Start) -> None:
+    import tvm
+
+    there = np.random.default_rng(0).integers(0, 255, 100_000, dtype=np.uint8)
+    with open_project(project.directory, port=line(0.0005).port, timeout_s=20.0) as board:
+        tensor = tvm.runtime.tensor(there, board.session.cpu(0))
+        np.testing.assert_array_equal(tensor.numpy(), there)
+
+
+def test_a_second_session_starts_anew(project: Project, line: Start) -> None:
+    noisy = line(0.001)
+    for _ in range(3):
+        stream(project, noisy, 8)
+
+
+def test_a_fault_is_told_over_the_line_and_the_session_goes_on(
+    project: Project, line: Start
+) -> None:
+    x = np.ones((1, 8), np.float32)
+    with open_project(project.directory, port=line(0.001).port) as board:
+        with pytest.raises(DeviceFaultError, match=r"in probe_process \(probe.c:"):
+            board.run(1e6 * x)
+        assert board.run(x)[0, -1] == 8.0
+
+
+def test_a_board_that_hangs_is_told_in_time(project: Project, line: Start) -> None:
+    x = np.ones((1, 8), np.float32)
+    noisy = line(0.0)
+    with open_project(project.directory, port=noisy.port, timeout_s=1.0) as board:
+        with pytest.raises(DeviceTimeoutError, match="1 s"):
+            board.run(2e6 * x)
+    noisy.reset_device()
+    stream(project, noisy, 8)  # after a reset it is there again
+
+
+def test_a_board_that_was_reset_is_told(project: Project, line: Start) -> None:
+    x = np.ones((1, 8), np.float32)
+    noisy = line(0.001)
+    with open_project(project.directory, port=noisy.port) as board:
+        board.run(x)
+        noisy.reset_device()
+        with pytest.raises(DeviceResetError, match="the device was reset"):
+            board.run(x)
+    stream(project, noisy, 8)
+
+
+def test_a_port_that_does_not_answer_or_is_not_there_is_told(
+    project: Project, tmp_path: Path
+) -> None:
+    with pytest.raises(BoardError, match="does not start.*no such|does not start.*No such"):
+        open_project(project.directory, port=str(tmp_path / "none"))
+    silent, theirs = os.openpty()
+    with pytest.raises(DeviceTimeoutError, match="no answer"):
+        open_project(project.directory, port=os.ttyname(theirs), timeout_s=0.2)
+    os.close(silent)
+    os.close(theirs)
+
+
+# ---- frames ----
+
+
+def test_frames_come_back_as_they_went() -> None:
+    random = np.random.default_rng(0)
+    for length in [0, 1, 2, 100, 224]:
+        for high in (1, 3, 256):
+            payload = random.integers(0, high, length, dtype=np.uint8).tobytes()
+            coded = pack(0x33, 0xABCD, 0xFFFE, 3, 224, payload)
+            assert 0 not in coded[1:-1]
+            assert unpack(coded[1:-1]) == (0x33, 0xABCD, 0xFFFE, 3, 224, payload)
+    assert decode(encode(b"\0" * 200)[1:-1]) == b"\0" * 200
+
+
+def test_a_frame_with_any_byte_changed_is_refused() -> None:
+    coded = pack(0x33, 7, 1, 2, 224, bytes(range(40)))[1:-1]
+    for at in range(len(coded)):
+        for value in (1, 0x80, 0xFF):
+            changed = bytearray(coded)
+            changed[at] ^= value
+            if 0 not in changed:
+                assert unpack(bytes(changed)) is None
+    for at in range(len(coded)):
+        assert unpack(coded[:at]) is None
+
+
+def test_the_host_repeats_until_it_has_an_answer_and_takes_each_byte_once() -> None:
+    frames = Frames(5, 115200, now=0.0)
+    hello = bytes(frames.outgoing)
+    frames.outgoing.clear()
+    frames.tick(1.0)
+    assert bytes(frames.outgoing) == hello
+    frames.feed(pack(0x32, 5, 0, 0, 224), 1.1)
+    frames.outgoing.clear()
+    frames.send(b"question", 1.2)
+    asked = bytes(frames.outgoing)
+    frames.outgoing.clear()
+    frames.tick(3.0)
+    assert unpack(frames.outgoing[1:-1])[5] == b"question"  # type: ignore[index]
+    answer = pack(0x33, 5, 0, 8, 224, b"answer")
+    assert frames.feed(answer, 3.1) == b"answer"
+    assert frames.feed(answer, 3.2) == b""
+    # sent again with more, cut otherwise: only what is new
+    assert frames.feed(pack(0x33, 5, 4, 8, 224, b"er, and more"), 3.3) == b", and more"
+    assert unpack(asked[1:-1])[5] == b"question"  # type: ignore[index]
+    assert frames.feed(pack(0x33, 6, 16, 8, 224, b"of another session"), 3.4) == b""
+    assert not frames.lost
+    frames.feed(pack(0x34, 5, 0, 0, 224), 3.5)
+    assert frames.lost
+
+
+# ---- which board, and its flash ----
+
+
+def nucleo(**changes: object) -> Board:
+    board = find_board("mps2-an386")
+    serial = {"driver": "uart_cmsdk.c", "usb": ["0483:374b"], **changes}
+    return Board.model_validate(
+        {**board.model_dump(), "name": "nucleo", "qemu": None, "serial": serial}
+    )
+
+
+PORTS = [
+    Port("/dev/ttyS0"),
+    Port("/dev/ttyACM0", "0483:374b", "0670FF"),
+    Port("/dev/ttyACM1", "0483:374b", "0671AA"),
+    Port("/dev/ttyUSB0", "0403:6001", "A1"),
+]
+
+
+def test_a_board_is_found_by_its_usb_numbers() -> None:
+    board = nucleo()
+    assert choose_port(board, PORTS[:2]).path == "/dev/ttyACM0"
+    assert choose_port(board, PORTS, "0671AA").path == "/dev/ttyACM1"
+    with pytest.raises(BoardError, match="0670FF on /dev/ttyACM0, 0671AA on /dev/ttyACM1"):
+        choose_port(board, PORTS)
+    with pytest.raises(BoardError, match="(?s)serial number '9'.*attached: 0670FF, 0671AA"):
+        choose_port(board, PORTS, "9")
+    with pytest.raises(BoardError, match="no nucleo is attached.*0483:374b"):
+        choose_port(board, PORTS[3:])
+    assert attached(PORTS[2:], [board]) == [("nucleo", PORTS[2])]
+
+
+def test_commands_are_filled_in(tmp_path: Path) -> None:
+    image = tmp_path / "plops.elf"
+    pyocd = ["pyocd", "flash", "-t", "stm32l476rg", "-u", "{serial_number}", "{image}"]
+    full = fill(pyocd, image, port=None, serial_number="0670FF")
+    assert full == ["pyocd", "flash", "-t", "stm32l476rg", "-u", "0670FF", str(image)]
+    short = fill(pyocd, image, port=None, serial_number=None)
+    assert short == ["pyocd", "flash", "-t", "stm32l476rg", str(image)]
+    openocd = ["openocd", "-c", "program {image} verify reset exit"]
+    assert fill(openocd, image, port=None, serial_number=None)[2] == (
+        f"program {image} verify reset exit"
+    )
+    with pytest.raises(BoardError, match="can be filled in"):
+        fill(["x", "{elf}"], image, port=None, serial_number=None)
+
+
+@pytest.mark.qemu
+def test_a_board_is_flashed_with_the_tool_of_its_file(
+    probe: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tool is a program that keeps what it was given: this is what a programmer would get."""
+    tool = tmp_path / "st-flash"
+    tool.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/words\ncp "$3" {tmp_path}/written\n')
+    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    board = nucleo(flash=["st-flash", "--reset", "write", "{bin}", "0x8000000"])
+    create_project(tmp_path / "fw", probe(), board)
+    project = read_project(tmp_path / "fw")
+    with pytest.raises(BoardError, match="build the project first"):
+        flash_project(project)
+    build_project(tmp_path / "fw")
+    flash_project(project)
+    assert (tmp_path / "words").read_text().split()[:2] == ["--reset", "write"]
+    assert (tmp_path / "words").read_text().split()[3] == "0x8000000"
+    image = (tmp_path / "written").read_bytes()
+    entry = Symbols(project.image).value("reset_handler")
+    assert int.from_bytes(image[4:8], "little") == entry  # the second vector
+    tool.write_text("#!/bin/sh\necho no target connected >&2\nexit 3\n")
+    with pytest.raises(BoardError, match="(?s)st-flash.*failed.*no target connected"):
+        flash_project(project)
