@@ -17,7 +17,6 @@ _SIZE = re.compile(r"(\d+)([KkMm]?)(?:i?[Bb])?")
 _FACTOR = {"": 1, "k": 1024, "m": 1024 * 1024}
 _SHAPE = re.compile(r"([A-Za-z_]\w*):(\d+(?:,\d+)*)", re.ASCII)
 BUDGETS = ("flash", "ram", "stack")
-HOST = "host"
 
 
 def refuse(error: MicroddspError) -> typer.BadParameter:
@@ -34,7 +33,7 @@ def check_target(name: str) -> str:
 
 
 def check_board(name: str | None) -> str | None:
-    if name not in (None, HOST):
+    if name is not None:
         try:
             find_board(str(name))
         except MicroddspError as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,22 +12,46 @@ import typer
 from microddsp.cli.derivatives import DERIVATIVES
 from microddsp.cli.operators import OPERATORS
 from microddsp.cli.render import show_json, show_table
+from microddsp.micro.boards import Board
 from microddsp.micro.boards import boards as all_boards
+from microddsp.micro.boards.catalogue import read_board
+from microddsp.micro.rpc.boards_attached import attached as attached_boards
+from microddsp.micro.rpc.boards_attached import list_ports
 from microddsp.micro.targets import TARGETS
 
 Json = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 
 
-def boards(as_json: Json = False) -> None:
+def boards(
+    as_json: Json = False,
+    attached: Annotated[
+        bool, typer.Option("--attached", help="Only real boards that are on USB now.")
+    ] = False,
+    file: Annotated[list[Path] | None, typer.Option(help="Your own boards, as TOML files.")] = None,
+) -> None:
     """List the boards that models can run on."""
-    rows = [
-        {"name": b.name, "target": b.target, "description": b.description} for b in all_boards()
-    ]
+    known = [*all_boards(), *map(read_board, file or ())]
+    if attached:
+        _attached(known, as_json)
+        return
+    rows = [{"name": b.name, "target": b.target, "description": b.description} for b in known]
     if as_json:
         show_json(rows)
     else:
         columns = ("board", "target", "")
         show_table("Boards", columns, [tuple(row.values()) for row in rows])
+
+
+def _attached(known: Sequence[Board], as_json: bool) -> None:
+    rows = [
+        {"name": name, "port": port.path, "serial_number": port.serial_number}
+        for name, port in attached_boards(list_ports(), known)
+    ]
+    if as_json:
+        show_json(rows)
+    else:
+        columns = ("board", "port", "serial number")
+        show_table("Attached boards", columns, [tuple(row.values()) for row in rows])
 
 
 def targets(as_json: Json = False) -> None:

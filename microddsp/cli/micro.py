@@ -15,7 +15,9 @@ from microddsp.micro.platforms import (
     build_project,
     check_options,
     find_platform,
+    flash_project,
     generate_project,
+    read_project,
     run_project,
 )
 
@@ -79,10 +81,29 @@ def build(directory: Project, as_json: Json = False) -> None:
     _show({"project": str(directory), "image": str(image)}, as_json)
 
 
+Port = Annotated[
+    str | None, typer.Option(help="Serial port of a real board; found by USB otherwise.")
+]
+SerialNumber = Annotated[str | None, typer.Option(help="Which one of several real boards.")]
+
+
+@micro.command("flash")
+def flash(
+    directory: Project, port: Port = None, serial_number: SerialNumber = None, as_json: Json = False
+) -> None:
+    """Write a built project into a real board, with the tool that the board's file names."""
+    project = read_project(directory)
+    flash_project(project, port=port, serial_number=serial_number)
+    _show({"project": str(directory), "board": project.board.name}, as_json)
+
+
 @micro.command("run")
-def run(directory: Project, as_json: Json = False) -> None:
+def run(
+    directory: Project, port: Port = None, serial_number: SerialNumber = None, as_json: Json = False
+) -> None:
     """Start a built project and report what it answers."""
-    _show(plain(run_project(directory)), as_json)
+    report = run_project(directory, port=port, serial_number=serial_number)
+    _show(plain(report), as_json)
 
 
 def _show(facts: dict[str, object], as_json: bool) -> None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from microddsp.cli import render
-from microddsp.cli.arguments import HOST, check_archive, check_board, check_choice
+from microddsp.cli.arguments import check_archive, check_board, check_choice
 from microddsp.cli.model_reference import HELP, load_module, parse_reference
-from microddsp.micro.boards import find_board
+from microddsp.micro.boards import HOST, find_board
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,5 +1,6 @@
 """Firmware projects: a folder with a model in it that a person can read and `make` can build."""
 
+from microddsp.micro.platforms.flash import flash_project
 from microddsp.micro.platforms.platform import (
     PLATFORMS,
     Platform,
@@ -24,6 +25,7 @@ __all__ = [
     "check_options",
     "create_project",
     "find_platform",
+    "flash_project",
     "generate_project",
     "read_project",
     "run_project",

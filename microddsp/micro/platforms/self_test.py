@@ -24,7 +24,13 @@ class ProjectReport:
         return {k.replace("count", self.unit): v for k, v in asdict(self).items() if k != "unit"}
 
 
-def run_project(directory: str | Path, *, timeout_s: float = 5.0) -> ProjectReport:
+def run_project(
+    directory: str | Path,
+    *,
+    timeout_s: float = 5.0,
+    port: str | None = None,
+    serial_number: str | None = None,
+) -> ProjectReport:
     """Start a built project, run a block of zeros and report.
 
     Raises:
@@ -36,7 +42,9 @@ def run_project(directory: str | Path, *, timeout_s: float = 5.0) -> ProjectRepo
     from microddsp.micro.rpc.link import call
     from microddsp.micro.session import open_project
 
-    with open_project(directory, timeout_s=timeout_s) as board:
+    with open_project(
+        directory, timeout_s=timeout_s, port=port, serial_number=serial_number
+    ) as board:
         signature = board.signature
         silence = [
             np.zeros(spec.shape[::-1] if spec.interleaved else spec.shape, spec.dtype)

@@ -16,7 +16,7 @@ LEAST = 8  # bytes a frame on a bad line
 _HEAD = struct.Struct("<BHHHBB")
 _CRC = struct.Struct("<I")
 _OVERHEAD = _HEAD.size + _CRC.size + 3
-_LONGEST_S = 0.25
+_LONGEST_S = 0.1
 _HELLO_S = 0.1
 _GROW_AFTER = 4  # good frames
 
@@ -95,7 +95,7 @@ class Frames:
             self._hello(now)
             return
         self._shrink()
-        patience = min(2.0 * self._patience, _LONGEST_S)
+        patience = min(1.5 * self._patience, _LONGEST_S)
         self._transmit(now)
         self._patience = max(self._patience, patience)
 

@@ -69,14 +69,22 @@ void *rpc_heap_alloc(uint64_t nbytes)
     return block + 1;
 }
 
-static int is_allocated(const void *address)
+/* The allocated block that a byte of memory belongs to, or NULL. Marks alone do not tell: the host
+ * may write the same into its own tensors. */
+static header_t *block_of(const void *address)
 {
-    const uintptr_t first = (uintptr_t)base + UNIT;
     const uintptr_t place = (uintptr_t)address;
-    if ((place < first) || (place >= (uintptr_t)base + total) || (place % UNIT != 0u)) {
-        return 0;
+    if ((place < (uintptr_t)base + UNIT) || (place > (uintptr_t)base + total)) {
+        return NULL;
     }
-    return ((const header_t *)address - 1)->mark == USED_MARK;
+    header_t *block = (header_t *)(void *)base;
+    while ((uintptr_t)block + block->nbytes <= place) {
+        block = (header_t *)(void *)((uint8_t *)block + block->nbytes);
+        if ((uintptr_t)block >= (uintptr_t)base + total) {
+            return NULL;
+        }
+    }
+    return ((block->mark == USED_MARK) && (place >= (uintptr_t)block + UNIT)) ? block : NULL;
 }
 
 static void merge_with_next(header_t *block)
@@ -89,10 +97,10 @@ static void merge_with_next(header_t *block)
 
 int rpc_heap_release(void *address)
 {
-    if (!is_allocated(address)) {
+    header_t *block = block_of(address);
+    if ((block == NULL) || (address != (const void *)(block + 1))) {
         return -1;
     }
-    header_t *block = (header_t *)address - 1;
     header_t *before = NULL;
     header_t *after = free_list;
     while ((after != NULL) && (after < block)) {
@@ -113,11 +121,11 @@ int rpc_heap_release(void *address)
 
 int rpc_heap_holds(const void *address, uint64_t offset, uint64_t nbytes)
 {
-    const uintptr_t place = (uintptr_t)address;
-    if ((place < (uintptr_t)base) || (place - (uintptr_t)base > total)) {
+    const header_t *block = block_of(address);
+    if (block == NULL) {
         return 0;
     }
-    const uint64_t room = total - (place - (uintptr_t)base);
+    const uint64_t room = (uintptr_t)block + block->nbytes - (uintptr_t)address;
     return (offset <= room) && (nbytes <= room - offset);
 }
 

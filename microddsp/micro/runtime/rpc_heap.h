@@ -15,7 +15,8 @@ void *rpc_heap_alloc(uint64_t nbytes);
 /* Gives a block back. Returns 0, or -1 if `address` is not the start of an allocated block. */
 int rpc_heap_release(void *address);
 
-/* Whether the `nbytes` from `address` + `offset` lie inside the heap. */
+/* Whether the `nbytes` from `address` + `offset` lie inside one allocated block, which `address`
+ * belongs to. */
 int rpc_heap_holds(const void *address, uint64_t offset, uint64_t nbytes);
 
 size_t rpc_heap_total(void);

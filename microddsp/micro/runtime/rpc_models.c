@@ -267,11 +267,14 @@ int rpc_stack_high_water(void *self, const rpc_value_t *arguments, int32_t count
     if (check_tensors(model, arguments, count, model->tensors, 1u, places) != 0) {
         return -1;
     }
+    forget_marks();
+    model->ready = 0;
     port_free_stack(&low, &high);
     for (volatile uint32_t *word = low; word < high; ++word) {
         *word = STACK_PATTERN;
     }
-    const int status = run(model, places);
+    const int status = model->run(places); /* straight: no frame of ours in between */
+    model->ready = 1;
     const volatile uint32_t *deepest = low;
     while ((deepest < high) && (*deepest == STACK_PATTERN)) {
         ++deepest;

@@ -111,7 +111,10 @@ static int call(const rpc_entry_t *entry, const rpc_value_t *arguments, int32_t 
         rpc_forget_error();
         return rpc_raise("DeviceFault", "overflow=1");
     }
-    return (status == 0) ? 0 : rpc_raise(NULL, "the function failed without a message");
+    /* An error that was raised counts, whatever is returned: there is one answer to a call. */
+    return ((status == 0) && !rpc_failed())
+               ? 0
+               : rpc_raise(NULL, "the function failed without a message");
 }
 
 /* ---- the client's time_evaluator ---- */

@@ -101,7 +101,8 @@ int rpc_raise(const char *subject, const char *message);
 /* Bytes of a tensor's elements; raises and returns 0 for a shape that is none. */
 uint64_t rpc_tensor_bytes(const rpc_tensor_t *tensor);
 
-/* Where the first element is, if `nbytes` from there lie inside the heap; else raises, NULL. */
+/* Where the first element is, if `nbytes` from there lie inside one allocated block; else
+ * raises, NULL. */
 void *rpc_tensor_data(const rpc_tensor_t *tensor, uint64_t nbytes);
 
 /* A line for the host's log. Only from a function that the host called. */
