@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -50,6 +52,10 @@ BODY = """    if (x[0] == 1e6f) {
         self->sum += x[i];
         y[i] = self->sum;
     }"""
+
+
+UDF = BODY.replace("y[0] = *(volatile float *)8;", '__asm__ volatile("udf #0");')
+BOARDS = Path(__file__).resolve().parents[2] / "microddsp/micro/boards"
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +161,32 @@ def test_a_port_that_does_not_answer_or_is_not_there_is_told(
         open_project(project.directory, port=os.ttyname(theirs), timeout_s=0.2)
     os.close(silent)
     os.close(theirs)
+
+
+@pytest.mark.qemu
+def test_firmware_on_a_cortex_m_speaks_over_its_uart(probe: Maker, tmp_path: Path) -> None:
+    """An emulated UART on a pseudo-terminal: the driver and the frames as a real board has them."""
+    ours = (BOARDS / "mps2-an386.toml").read_text().partition("[qemu]")[0]
+    (tmp_path / "an386-uart.toml").write_text(f'{ours}[serial]\ndriver = "uart_cmsdk.c"\n')
+    board = find_board(str(tmp_path / "an386-uart.toml"))
+    assert board.unit == "cycles"
+    create_project(tmp_path / "fw", probe(UDF), board)
+    image = build_project(tmp_path / "fw")
+    command = ["qemu-system-arm", "-M", "mps2-an386", "-display", "none", "-monitor", "none"]
+    with subprocess.Popen(
+        [*command, "-serial", "pty", "-kernel", image], stdout=subprocess.PIPE, text=True
+    ) as emulator:
+        assert emulator.stdout
+        port = re.search(r"/dev/pts/\d+", emulator.stdout.readline())
+        assert port
+        x = np.random.default_rng(0).integers(-9, 9, (1, 8 * 10)).astype(np.float32)
+        for _ in range(2):
+            with open_project(tmp_path / "fw", port=port[0], timeout_s=20.0) as session:
+                np.testing.assert_array_equal(session.run(x), np.cumsum(x, axis=1))
+                with pytest.raises(DeviceFaultError, match="undefined instruction in probe_proc"):
+                    session.run(np.full((1, 8), 1e6, np.float32))
+                assert session.time(x[:, :8]).unit == "cycles"
+        emulator.kill()
 
 
 # ---- frames ----

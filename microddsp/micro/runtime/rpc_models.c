@@ -257,29 +257,41 @@ int rpc_profile_blocks(void *self, const rpc_value_t *arguments, int32_t count,
 
 /* ---- stack ---- */
 
+/* Bytes of stack below this function that a call uses. */
+static __attribute__((noinline)) uint32_t depth_of(rpc_run_t function, void *const *places,
+                                                   int *status)
+{
+    uint32_t *low;
+    uint32_t *high;
+    port_free_stack(&low, &high);
+    for (volatile uint32_t *word = low; word < high; ++word) {
+        *word = STACK_PATTERN;
+    }
+    *status = function(places);
+    const volatile uint32_t *deepest = low;
+    while ((deepest < high) && (*deepest == STACK_PATTERN)) {
+        ++deepest;
+    }
+    return (uint32_t)((uintptr_t)high - (uintptr_t)deepest);
+}
+
 int rpc_stack_high_water(void *self, const rpc_value_t *arguments, int32_t count,
                          rpc_value_t *result)
 {
     rpc_model_t *model = self;
     void *places[RPC_MAX_ARGUMENTS];
-    uint32_t *low;
-    uint32_t *high;
+    int status = 0;
     if (check_tensors(model, arguments, count, model->tensors, 1u, places) != 0) {
         return -1;
     }
     forget_marks();
     model->ready = 0;
-    port_free_stack(&low, &high);
-    for (volatile uint32_t *word = low; word < high; ++word) {
-        *word = STACK_PATTERN;
-    }
-    const int status = model->run(places); /* straight: no frame of ours in between */
+    const uint32_t used = depth_of(model->run, places, &status);
     model->ready = 1;
-    const volatile uint32_t *deepest = low;
-    while ((deepest < high) && (*deepest == STACK_PATTERN)) {
-        ++deepest;
+    if (status != 0) {
+        return check_status(model, status);
     }
     result->type = RPC_INT;
-    result->as.integer = (int64_t)((uintptr_t)high - (uintptr_t)deepest);
-    return check_status(model, status);
+    result->as.integer = (int64_t)used - (int64_t)depth_of(model->run_nothing, places, &status);
+    return 0;
 }

@@ -25,6 +25,7 @@ typedef struct rpc_model {
     int (*init)(void);
     void (*reset)(void);
     rpc_run_t run;
+    rpc_run_t run_nothing; /* as `run`, with an empty function in the model's place */
     uint32_t marks; /* of a profile; 0: not built for one */
     int ready;
 } rpc_model_t;
