@@ -12,7 +12,7 @@ from elftools.elf.elffile import ELFFile
 
 from microddsp.errors import BoardError
 from microddsp.micro.boards import Board
-from microddsp.micro.rpc.link import qemu_command
+from microddsp.micro.rpc.start import qemu_command
 
 _PLUGIN = Path(__file__).parent / "harness" / "plugin.c"
 

@@ -19,15 +19,12 @@ def instrument(model: CompiledModel) -> tuple[dict[str, str], tuple[str, ...]]:
     name = model.name
     file = f"{name}.c"
     before, head, body = model.sources[file].rpartition(f"\n{name}_status_t {name}_process(")
-    step = re.compile(
-        rf"^    (?:({name}_k\d+_\w+)\(|\(void\)memcpy\(([\w>\-]+), ).*\);$",
-        re.MULTILINE,
-    )
+    step = re.compile(rf"^    (?:({name}_k\d+_\w+)\(|\(void\)memcpy\((.+?), ).*\);$", re.MULTILINE)
     pieces: list[str] = []
 
     def marked(found: re.Match[str]) -> str:
         start = f"    {MARK}(0u);\n" if not pieces else ""
-        piece = found[1].removeprefix(f"{name}_") if found[1] else f"copy to {found[2]}"
+        piece = found[1].removeprefix(f"{name}_") if found[1] else _copy(found[2])
         seen = sum(p.partition(" #")[0] == piece for p in pieces)
         pieces.append(f"{piece} #{seen + 1}" if seen else piece)
         return f"{start}{found[0]}\n    {MARK}({len(pieces)}u);"
@@ -38,3 +35,7 @@ def instrument(model: CompiledModel) -> tuple[dict[str, str], tuple[str, ...]]:
     include = f'#include "{name}.h"\n'
     before = before.replace(include, f"{include}\nvoid {MARK}(uint32_t mark);\n", 1)
     return {**model.sources, file: before + head + body}, tuple(pieces)
+
+
+def _copy(target: str) -> str:
+    return "copy in the workspace" if target.startswith("(") else f"copy to {target}"

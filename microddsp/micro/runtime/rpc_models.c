@@ -109,13 +109,11 @@ static void forget_marks(void)
     mark_count = 2u;
 }
 
-static int run(rpc_model_t *model, void *const *places)
+static void fill(const rpc_model_t *model, void *const *places)
 {
-    forget_marks();
-    model->ready = 0;
-    const int status = model->run(places);
-    model->ready = 1;
-    return status;
+    if (model->fill != NULL) {
+        model->fill(places);
+    }
 }
 
 int rpc_process(void *self, const rpc_value_t *arguments, int32_t count, rpc_value_t *result)
@@ -126,7 +124,15 @@ int rpc_process(void *self, const rpc_value_t *arguments, int32_t count, rpc_val
     if (check_tensors(model, arguments, count, model->tensors, 1u, places) != 0) {
         return -1;
     }
-    return check_status(model, run(model, places));
+    forget_marks();
+    fill(model, places);
+    model->ready = 0;
+    const int status = model->run(places);
+    model->ready = 1;
+    if (model->fetch != NULL) {
+        model->fetch(places);
+    }
+    return check_status(model, status);
 }
 
 int rpc_reset(void *self, const rpc_value_t *arguments, int32_t count, rpc_value_t *result)
@@ -202,6 +208,7 @@ int rpc_time_blocks(void *self, const rpc_value_t *arguments, int32_t count, rpc
     forget_marks();
     model->ready = 0;
     for (uint64_t k = 0u; (k < blocks) && (status == 0); ++k) {
+        fill(model, places);
         ticks[k] = ticks_of(model->run, places, &status);
         advance(model, places);
     }
@@ -239,6 +246,7 @@ int rpc_profile_blocks(void *self, const rpc_value_t *arguments, int32_t count,
     mark_count = model->marks;
     for (uint64_t k = 0u; (k < rows - 1u) && (status == 0); ++k) {
         marks = &ticks[k * columns];
+        fill(model, places);
         marks[model->marks] = ticks_of(model->run, places, &status);
         advance(model, places);
     }
@@ -285,6 +293,7 @@ int rpc_stack_high_water(void *self, const rpc_value_t *arguments, int32_t count
         return -1;
     }
     forget_marks();
+    fill(model, places);
     model->ready = 0;
     const uint32_t used = depth_of(model->run, places, &status);
     model->ready = 1;

@@ -24,6 +24,10 @@ typedef struct rpc_model {
     int32_t tensors;
     int (*init)(void);
     void (*reset)(void);
+    /* Where inputs and outputs lie in the model's workspace: copy them there and from there, which
+     * is no part of the time. NULL otherwise. */
+    void (*fill)(void *const *places);
+    void (*fetch)(void *const *places);
     rpc_run_t run;
     rpc_run_t run_nothing; /* as `run`, with an empty function in the model's place */
     uint32_t marks; /* of a profile; 0: not built for one */
