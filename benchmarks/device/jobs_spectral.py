@@ -7,11 +7,13 @@ import scipy.fft
 import scipy.signal
 
 from benchmarks.device.job import Array, Goal, Job
+from microddsp import dsp
 
 RATE_HZ = 16000
 FRAME = 512
 BANDS = 40
 COEFFICIENTS = 13
+F_MIN_HZ = 20.0
 FLOOR = 1e-6
 
 
@@ -24,6 +26,7 @@ def spectral_jobs() -> list[Job]:
     power = np.abs(np.fft.rfft(frames * window.astype("float64"))) ** 2
     log_mel = np.log(power @ bank.astype("float64").T + FLOOR)
     dct = scipy.fft.dct(np.eye(BANDS), norm="ortho", axis=0)[:COEFFICIENTS]
+    bands = {"sample_rate_hz": RATE_HZ, "f_min_hz": F_MIN_HZ}
     numbers = {"window": window, "bank": bank, "floor": FLOOR}
     return [
         Job(
@@ -32,7 +35,7 @@ def spectral_jobs() -> list[Job]:
             kind="rfft",
             signal=frames,
             expected=np.stack([spectrum.real, spectrum.imag], -1),
-            module=None,
+            module=dsp.RFFT,
             per="frame",
             goal=Goal(18500, text_bytes=6 * 1024),
             limit=11500,
@@ -43,7 +46,7 @@ def spectral_jobs() -> list[Job]:
             kind="log-mel",
             signal=frames,
             expected=log_mel,
-            module=None,
+            module=lambda: dsp.LogMel(BANDS, FRAME, FRAME, log=_log(), **bands),
             parameters=numbers,
             per="frame",
             goal=Goal(24000, text_bytes=9 * 1024),
@@ -55,7 +58,9 @@ def spectral_jobs() -> list[Job]:
             kind="log-mel",
             signal=frames,
             expected=log_mel @ dct.T,
-            module=None,
+            module=lambda: dsp.MFCC(
+                COEFFICIENTS, BANDS, FRAME, FRAME, log=_log(), **bands
+            ),
             parameters=numbers | {"dct": dct},
             per="frame",
         ),
@@ -63,8 +68,8 @@ def spectral_jobs() -> list[Job]:
 
 
 def mel_bank() -> Array:
-    """(bands, bins) triangles, even in mel from 20 Hz to half the rate; O'Shaughnessy's formula."""
-    edges_mel = np.linspace(_mel(20.0), _mel(RATE_HZ / 2), BANDS + 2)
+    """(bands, bins) triangles, even in mel from F_MIN_HZ to half the rate; O'Shaughnessy's formula."""
+    edges_mel = np.linspace(_mel(F_MIN_HZ), _mel(RATE_HZ / 2), BANDS + 2)
     edges_hz = 700.0 * (10.0 ** (edges_mel / 2595.0) - 1.0)
     bins_hz = np.fft.rfftfreq(FRAME, 1 / RATE_HZ)
     low, middle, high = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]
@@ -73,6 +78,10 @@ def mel_bank() -> Array:
     bank: Array = np.minimum(rising, falling).clip(0.0).astype("float32")
     bank[:, -1] = 0.0  # half the rate is the last band's upper edge, but for rounding
     return bank
+
+
+def _log() -> dsp.Log:
+    return dsp.Log(offset=FLOOR, amin=1e-30)
 
 
 def _mel(hz: float) -> float:
