@@ -58,9 +58,7 @@ def spectral_jobs() -> list[Job]:
             kind="log-mel",
             signal=frames,
             expected=log_mel @ dct.T,
-            module=lambda: dsp.MFCC(
-                COEFFICIENTS, BANDS, FRAME, FRAME, log=_log(), **bands
-            ),
+            module=lambda: dsp.MFCC(COEFFICIENTS, BANDS, FRAME, FRAME, log=_log(), **bands),
             parameters=numbers | {"dct": dct},
             per="frame",
         ),

@@ -26,8 +26,8 @@ class Complex(NamedTuple):
 
 # Stores bin k; the index is a TIR expression.
 Store = Callable[[Value, Complex], None]
-# Sample i of the signal, windowed.
-Load = Callable[[Value], Value]
+# Sample `inner + start` of the signal, windowed: inner is a TIR expression from 0 to below a limit.
+Load = Callable[[Value, int, int], Value]
 # Where a part (0 real, 1 imaginary) of complex point k lies in its buffer.
 Place = Callable[[Value, int], "list[Value]"]
 
@@ -145,8 +145,10 @@ class Transform:
 
     # ---- memory
 
-    def _sample(self, k: Value) -> Complex:
-        return Complex(bind(self.load(k * 2)), bind(self.load(k * 2 + 1)))
+    def _sample(self, inner: Value, start: int, limit: int) -> Complex:
+        """Point inner + start, inner below the limit: two samples."""
+        re, im = (bind(self.load(inner * 2, 2 * start + i, 2 * limit - 1)) for i in (0, 1))
+        return Complex(re, im)
 
     def _get(self, k: Value) -> Complex:
         re, im = (bind(self.points[tuple(self.place(k, part))]) for part in (0, 1))
@@ -184,7 +186,7 @@ class Transform:
                         group * radix + digit if depth else digit,
                     )
                 return
-            values = [self._sample(source + stride * i) for i in range(first.radix)]
+            values = [self._sample(source, stride * i, stride) for i in range(first.radix)]
             for i, value in enumerate(_BUTTERFLIES[first.radix](values)):
                 self._put(group * first.radix + i, value)
 
@@ -205,8 +207,12 @@ class Transform:
         from tvm import tirx
 
         span, points = self.plan.span, self.plan.points
-        read = self._get if self.plan.passes else self._sample
-        z = _radix4([read(span * i) for i in range(LAST)])
+        z = _radix4(
+            [
+                self._get(span * i) if self.plan.passes else self._sample(0, i, 1)
+                for i in range(LAST)
+            ]
+        )
         zero = tirx.FloatImm("float32", 0.0)
         whole = tirx.FloatImm("float32", 2.0)
         first, last = bind(z[0].re + z[0].im), bind(z[0].re - z[0].im)
