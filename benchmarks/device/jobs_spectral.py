@@ -66,7 +66,7 @@ def spectral_jobs() -> list[Job]:
 
 
 def mel_bank() -> Array:
-    """(bands, bins) triangles, even in mel from F_MIN_HZ to half the rate; O'Shaughnessy's formula."""
+    """(bands, bins) triangles, even in mel up to half the rate; O'Shaughnessy's formula."""
     edges_mel = np.linspace(_mel(F_MIN_HZ), _mel(RATE_HZ / 2), BANDS + 2)
     edges_hz = 700.0 * (10.0 ** (edges_mel / 2595.0) - 1.0)
     bins_hz = np.fft.rfftfreq(FRAME, 1 / RATE_HZ)

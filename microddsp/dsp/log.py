@@ -10,7 +10,7 @@ from torch import Tensor
 from microddsp import relax_ops
 from microddsp.dsp.block import Block, State, positive
 from microddsp.errors import ParameterError
-from microddsp.relax_ops.log import FULL, largest_error, terms_for
+from microddsp.relax_ops.logarithm import FULL, largest_error, terms_for
 
 
 class Log(Block):
@@ -74,7 +74,7 @@ class Log(Block):
 
     def process(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         shift = -self.multiplier * math.log(self.reference)
-        y = relax_ops.log(x, self.offset, self.amin, self.multiplier, shift, self.terms)
+        y = relax_ops.logarithm(x, self.offset, self.amin, self.multiplier, shift, self.terms)
         if self.top_db is not None:
             y = torch.maximum(y, y.amax(-2, keepdim=True) - self.top_db)
         return y, state

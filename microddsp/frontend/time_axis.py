@@ -27,7 +27,7 @@ SCAN = torch.ops.higher_order.scan
 
 # Operators of ours that keep no state: alone they make no stream.
 _OVER_FRAMES = ("rfft", "spectrum", "bands")
-_STATELESS = (*_OVER_FRAMES, "log")
+_STATELESS = (*_OVER_FRAMES, "logarithm")
 
 # What may be done to a signal (channels, samples) along its channels.
 _BY_DIM = {

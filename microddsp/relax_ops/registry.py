@@ -28,7 +28,7 @@ BLOCK_MODULES = (
     "rfft",
     "spectrum",
     "bands",
-    "log",
+    "logarithm",
     "moving_max",
     "between",
     "table",

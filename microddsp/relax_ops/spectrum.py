@@ -173,9 +173,7 @@ def _legalize(builder: relax.BlockBuilder, node: relax.Call) -> relax.Expr:
     return emit(builder, node, (node.args[0],))
 
 
-def emit(
-    builder: relax.BlockBuilder, node: relax.Call, signal: Sequence[relax.Expr]
-) -> relax.Expr:
+def emit(builder: relax.BlockBuilder, node: relax.Call, signal: Sequence[relax.Expr]) -> relax.Expr:
     """A kernel for a call of the operator. `signal` holds its frames, or the past samples
     (channels, past) and the block (channels, n - past) that make its one frame.
 

@@ -51,9 +51,7 @@ def _cut_of(
     x, length, hop, _ = b.value.args
     samples = (static_shape(x) or (0,))[-1]
     users = [u for u in bindings if b.var in operands(u.value)]
-    items = {
-        int(u.value.index): u.var for u in users if isinstance(u.value, relax.TupleGetItem)
-    }
+    items = {int(u.value.index): u.var for u in users if isinstance(u.value, relax.TupleGetItem)}
     if samples != int(hop) or int(length) == int(hop) or len(users) != 2 or set(items) != {0, 1}:
         return None
     spectra = [u for u in bindings if items[0] in operands(u.value)]

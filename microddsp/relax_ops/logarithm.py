@@ -20,7 +20,7 @@ from microddsp.relax_ops.torch_operator import call
 if TYPE_CHECKING:
     from tvm import relax, tirx
 
-_NAME = "log"
+_NAME = "logarithm"
 # Terms that give float32 its full precision.
 FULL = 9
 _LEAST, _MOST = math.sqrt(0.5), math.sqrt(2.0)
@@ -30,7 +30,9 @@ _LN2_HIGH = 0.693359375
 _LN2_LOW = _LN2 - _LN2_HIGH
 
 
-def log(x: Tensor, offset: float, amin: float, scale: float, shift: float, terms: int) -> Tensor:
+def logarithm(
+    x: Tensor, offset: float, amin: float, scale: float, shift: float, terms: int
+) -> Tensor:
     """scale * ln(max(x + offset, amin)) + shift, element by element.
 
     ln(m * 2**e) is e * ln(2) + f + f**2 * p(f) with f = m - 1, m from sqrt(1/2) to sqrt(2), and a
@@ -42,7 +44,7 @@ def log(x: Tensor, offset: float, amin: float, scale: float, shift: float, terms
         ParameterError: amin is not positive, or `terms` not from 1 to FULL.
     """
     _check(x, amin, terms)
-    y: Tensor = call(_log, x, offset, amin, scale, shift, terms)
+    y: Tensor = call(_logarithm, x, offset, amin, scale, shift, terms)
     return y
 
 
@@ -57,7 +59,7 @@ def _check(x: Tensor, amin: float, terms: int) -> None:
 
 @cache
 def coefficients(terms: int) -> tuple[float, ...]:
-    """Of p, lowest power first: the interpolation in Chebyshev's points, nearly the best there is."""
+    """Of p, lowest power first: interpolated in Chebyshev's points, nearly the best there is."""
 
     def wanted(f: np.ndarray) -> np.ndarray:
         # below 1e-4 the quotient cancels, and four terms of its series are exact
@@ -103,14 +105,16 @@ def _plain(x: Tensor, offset: float, amin: float, scale: float, shift: float, te
     return y + shift if shift else y
 
 
-@torch.library.custom_op("microddsp::log", mutates_args=())
-def _log(x: Tensor, offset: float, amin: float, scale: float, shift: float, terms: int) -> Tensor:
+@torch.library.custom_op("microddsp::logarithm", mutates_args=())
+def _logarithm(
+    x: Tensor, offset: float, amin: float, scale: float, shift: float, terms: int
+) -> Tensor:
     _check(x, amin, terms)
     y = _plain(x, offset, amin, scale, shift, terms)
     return y.contiguous()
 
 
-@_log.register_fake
+@_logarithm.register_fake
 def _(x: Tensor, offset: float, amin: float, scale: float, shift: float, terms: int) -> Tensor:
     _check(x, amin, terms)
     return x.new_empty(x.shape)
@@ -131,7 +135,7 @@ def _backward(ctx: Any, y_grad: Tensor) -> tuple[Tensor | None, ...]:
     return grad, None, None, None, None, None
 
 
-_log.register_autograd(_backward, setup_context=_setup_context)
+_logarithm.register_autograd(_backward, setup_context=_setup_context)
 
 
 # ---- device
@@ -184,7 +188,8 @@ def _kernel(shape: tuple[int, ...], numbers: Sequence[float], terms: int) -> tir
     offset, amin, scale, shift = (tirx.FloatImm("float32", v) for v in numbers)
     with IRBuilder() as builder, T.prim_func(private=True):
         T.func_name(_NAME)
-        T.func_attr({"tirx.noalias": True})
+        # opaque: it looks element-wise, and FuseTIR joins only what has blocks
+        T.func_attr({"tirx.noalias": True, "op_pattern": 8})
         x = T.arg("x", tirx.decl_buffer(shape, "float32", "x"))
         y = T.arg("y", tirx.decl_buffer(shape, "float32", "y"))
         with rows(shape) as index:
