@@ -73,6 +73,12 @@ def _mul_conj(w: Complex, v: Complex) -> Complex:
     return Complex(bind(w.re * v.re + w.im * v.im), bind(w.re * v.im - w.im * v.re))
 
 
+def _half() -> Value:
+    from tvm import tirx
+
+    return tirx.FloatImm("float32", 0.5)
+
+
 def _radix2(v: Sequence[Complex]) -> list[Complex]:
     return [_add(v[0], v[1]), _sub(v[0], v[1])]
 
@@ -129,7 +135,9 @@ class Transform:
         halved: bool,
     ) -> None:
         self.plan, self.tables = plan, tables
-        self.load, self.store, self.halved = load, store, halved
+        self.load, self.store = load, store
+        self.to_halve = plan.halves and not halved
+        self.halved = halved or self.to_halve
         self.points, self.place = points, place
 
     def emit(self) -> None:
@@ -197,6 +205,8 @@ class Transform:
         with loop(self.plan.points // (radix * span)) as group, loop(span) as j:
             start = group * (radix * span) + j
             values = [self._get(start + span * i) for i in range(radix)]
+            if self.to_halve and one is self.plan.passes[1]:
+                values[0] = Complex(*(bind(part * _half()) for part in values[0]))
             factors = self._factors(table, j)
             turned = [_mul(w, v) for w, v in zip(factors, values[1:], strict=True)]
             for i, value in enumerate(_BUTTERFLIES[radix]([values[0], *turned])):
@@ -262,14 +272,11 @@ class Transform:
     ) -> tuple[Complex, Complex]:
         """Bins k and points - k of the real signal from those of the complex one, where w is
         exp(-2 pi i k / n), or that at n / 4 - k if `mirrored`; half of it unless `halved`."""
-        from tvm import tirx
-
-        half = tirx.FloatImm("float32", 0.5)
         # sums and differences of both spectra; the odd samples' one is still to be turned by w
         er, ei = bind(one.re + other.re), bind(one.im - other.im)
         s, q = bind(one.im + other.im), bind(one.re - other.re)
         if not self.halved:
-            er, ei = bind(er * half), bind(ei * half)
+            er, ei = bind(er * _half()), bind(ei * _half())
         if mirrored:
             re, im = bind(w.re * q + w.im * s), bind(w.im * q - w.re * s)
             return (
