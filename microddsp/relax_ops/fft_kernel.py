@@ -194,7 +194,8 @@ class Transform:
                         group * radix + digit if depth else digit,
                     )
                 return
-            values = [self._sample(source, stride * i, stride) for i in range(first.radix)]
+            point = bind(source)
+            values = [self._sample(point, stride * i, stride) for i in range(first.radix)]
             for i, value in enumerate(_BUTTERFLIES[first.radix](values)):
                 self._put(group * first.radix + i, value)
 

@@ -114,11 +114,12 @@ def _type_rule(args: Sequence[relax.Expr]) -> relax.Type:
     return signal_type(channels, n // 2 + 1, frames)
 
 
-def _kernel(shape: tuple[int, ...], past: int) -> tirx.PrimFunc:
-    """(frames, half the window, tables...) to the power of each bin; with a past, (past, block,
-    ...): one frame lies in both, first the past samples, and nobody writes it down whole.
+def _kernel(shape: tuple[int, ...], past: int, weights: int) -> tirx.PrimFunc:
+    """(frames, window, tables...) to the power of each bin; with a past, (past, block, window,
+    tables...): one frame lies in both, first the past samples, and nobody writes it down whole.
 
-    The points are scratch, which the arena takes; no complex bin is written.
+    The window holds half of each number; of one that is its own mirror image n / 2 + 1 are enough
+    (`weights` says how many there are). The points are scratch, which the arena takes; no complex bin is written.
     """
     from tvm import tirx
     from tvm.script.ir_builder import IRBuilder
@@ -135,7 +136,7 @@ def _kernel(shape: tuple[int, ...], past: int) -> tirx.PrimFunc:
             old = T.arg("past", tirx.decl_buffer((channels, past), "float32", "past"))
         block = (channels, n - past) if past else shape
         x = T.arg("x", tirx.decl_buffer(block, "float32", "x"))
-        window = T.arg("window", tirx.decl_buffer((n,), "float32", "window"))
+        window = T.arg("window", tirx.decl_buffer((weights,), "float32", "window"))
         tables = [
             T.arg(f"w{i}", tirx.decl_buffer(t.shape, "float32", f"w{i}"))
             for i, t in enumerate(made.twiddles(halved=True))
@@ -154,13 +155,17 @@ def _kernel(shape: tuple[int, ...], past: int) -> tirx.PrimFunc:
                     return new
                 return tirx.if_then_else(inner < past - start, old[c, inner + start], new)
 
+            def weight(inner: Any, start: int) -> Any:
+                mirrored = weights < n and start >= n // 2
+                return window[inner * -1 + (n - start) if mirrored else inner + start]
+
             def store(k: Any, value: Complex) -> None:
                 T.buffer_store(y, value.re * value.re + value.im * value.im, [c, k, m])
 
             Transform(
                 made,
                 tables,
-                lambda inner, start, limit: sample(inner, start, limit) * window[inner + start],
+                lambda inner, start, limit: sample(inner, start, limit) * weight(inner, start),
                 points,
                 lambda k, part: [k * 2 + part],
                 store,
@@ -188,8 +193,10 @@ def emit(builder: relax.BlockBuilder, node: relax.Call, signal: Sequence[relax.E
         raise CompileError("the window must be known when compiling", where=f"dsp.{_NAME}")
     shape = shape_of(_NAME, "x", x)
     past = shape_of(_NAME, "past", signal[0])[-1] if len(signal) == 2 else 0
-    kernel = builder.add_func(_kernel(shape, past), _NAME)
     half = (window.value.numpy() * 0.5).astype(np.float32)
+    if np.array_equal(half[1:], half[:0:-1]):
+        half = half[: len(half) // 2 + 1]
+    kernel = builder.add_func(_kernel(shape, past, len(half)), _NAME)
     tables = [relax.const(t) for t in (half, *plan(shape[-1]).twiddles(halved=True))]
     y = relax.call_tir(kernel, [*signal, *tables], out_ty=node.ty)
     # roots apart: between butterflies, calls of sqrtf would push points out of registers
