@@ -151,7 +151,8 @@ def _type_rule(args: Sequence[relax.Expr]) -> relax.Type:
 
 
 def ln(value: Any, terms: int) -> Any:
-    """The logarithm of a positive normal float32 as bound TIR values; infinity and NaN stay."""
+    """The logarithm of a float32 as bound TIR values; infinity and NaN stay. It means nothing of
+    what is not positive and normal."""
     from tvm import tirx
 
     from microddsp.relax_ops.fft_kernel import bind
@@ -162,11 +163,16 @@ def ln(value: Any, terms: int) -> Any:
     def times(a: Any, b: Any, c: Any) -> Any:
         return bind(tirx.Add(tirx.Mul(a, b), c))
 
-    bits = bind(tirx.call_pure_extern("int32", "microddsp_bits", value))
+    def unsigned(value: int) -> Any:
+        return tirx.IntImm("uint32", value)
+
+    # unsigned: of what is no positive number the bits may be any, and must not overflow
+    bits = bind(tirx.Cast("uint32", tirx.call_pure_extern("int32", "microddsp_bits", value)))
     # from the bits of sqrt(1/2) on, so that the mantissa lies around 1
-    above = bind(bits - 0x3F3504F3)
-    mantissa = bits - tirx.bitwise_and(above, tirx.IntImm("int32", -(1 << 23)))
+    above = bind(bits - unsigned(0x3F3504F3))
+    mantissa = tirx.Cast("int32", bits - tirx.bitwise_and(above, unsigned(0xFF800000)))
     f = bind(tirx.call_pure_extern("float32", "microddsp_float", mantissa) - number(1.0))
+    above = tirx.Cast("int32", above)
     exponent = bind(tirx.Cast("float32", tirx.shift_right(above, tirx.IntImm("int32", 23))))
     *lower, p = (number(c) for c in coefficients(terms))
     for c in reversed(lower):
@@ -174,8 +180,7 @@ def ln(value: Any, terms: int) -> Any:
     square = bind(f * f)
     rest = times(square, p, bind(exponent * number(_LN2_LOW)))
     y = times(exponent, number(_LN2_HIGH), bind(f + rest))
-    finite = tirx.LT(tirx.Cast("uint32", bits), tirx.IntImm("uint32", 0x7F800000))
-    return bind(tirx.Select(finite, y, value))
+    return bind(tirx.Select(tirx.LT(bits, unsigned(0x7F800000)), y, value))
 
 
 def _kernel(shape: tuple[int, ...], numbers: Sequence[float], terms: int) -> tirx.PrimFunc:
@@ -186,6 +191,8 @@ def _kernel(shape: tuple[int, ...], numbers: Sequence[float], terms: int) -> tir
     from microddsp.relax_ops.fft_kernel import bind, rows
 
     offset, amin, scale, shift = (tirx.FloatImm("float32", v) for v in numbers)
+    below = torch.tensor(-math.inf, dtype=torch.float64)
+    least = tirx.FloatImm("float32", float(_plain(below, *numbers, terms)))
     with IRBuilder() as builder, T.prim_func(private=True):
         T.func_name(_NAME)
         # opaque: it looks element-wise, and FuseTIR joins only what has blocks
@@ -194,10 +201,11 @@ def _kernel(shape: tuple[int, ...], numbers: Sequence[float], terms: int) -> tir
         y = T.arg("y", tirx.decl_buffer(shape, "float32", "y"))
         with rows(shape) as index:
             value = bind(x[tuple(index)] + offset if numbers[0] else x[tuple(index)])
-            # not max: one comparison does, and NaN is not less
-            made = ln(bind(tirx.Select(value < amin, amin, value)), terms)
-            made = made * scale if numbers[2] != 1.0 else made
-            T.buffer_store(y, made + shift if numbers[3] else made, index)
+            made = ln(value, terms)
+            made = bind(made * scale) if numbers[2] != 1.0 else made
+            made = bind(made + shift) if numbers[3] else made
+            # NaN is not less
+            T.buffer_store(y, tirx.Select(value < amin, least, made), index)
     return builder.get()
 
 
