@@ -59,8 +59,8 @@ class Plan:
 
         A pass has, for j from 0 below its span, exp(-2 pi i j k / (radix * span)) for k from 1; the
         last has, for j from 1 to span / 2, three such factors and two of the n-point transform, at
-        j and j + span: all others of it are these, turned or mirrored. Unless the signal is `halved`
-        the second pass's are multiplied by 0.5, or these two where there is no second pass.
+        j and j + span: all others of it are these, turned or mirrored. Unless the signal is
+        `halved` the second pass's are multiplied by 0.5, or these two where there is none.
         """
         tables: list[np.ndarray] = []
         for one in self.passes[1:]:

@@ -119,7 +119,8 @@ def _kernel(shape: tuple[int, ...], past: int, weights: int) -> tirx.PrimFunc:
     tables...): one frame lies in both, first the past samples, and nobody writes it down whole.
 
     The window holds half of each number; of one that is its own mirror image n / 2 + 1 are enough
-    (`weights` says how many there are). The points are scratch, which the arena takes; no complex bin is written.
+    (`weights` says how many there are). The points are scratch, which the arena takes; no complex
+    bin is written.
     """
     from tvm import tirx
     from tvm.script.ir_builder import IRBuilder
