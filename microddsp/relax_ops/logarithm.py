@@ -183,7 +183,9 @@ def ln(value: Any, terms: int) -> Any:
     return bind(tirx.Select(tirx.LT(bits, unsigned(0x7F800000)), y, value))
 
 
-def _kernel(shape: tuple[int, ...], numbers: Sequence[float], terms: int) -> tirx.PrimFunc:
+def _kernel(
+    shape: tuple[int, ...], numbers: tuple[float, float, float, float], terms: int
+) -> tirx.PrimFunc:
     from tvm import tirx
     from tvm.script.ir_builder import IRBuilder
     from tvm.script.ir_builder import tirx as T
@@ -212,8 +214,9 @@ def _kernel(shape: tuple[int, ...], numbers: Sequence[float], terms: int) -> tir
 def _legalize(builder: relax.BlockBuilder, node: relax.Call) -> relax.Expr:
     from tvm import relax
 
-    x, *numbers, terms = node.args
-    kernel = _kernel(shape_of(_NAME, "x", x), [float(n) for n in numbers], int(terms))
+    x, *given, terms = node.args
+    offset, amin, scale, shift = (float(number) for number in given)
+    kernel = _kernel(shape_of(_NAME, "x", x), (offset, amin, scale, shift), int(terms))
     return relax.call_tir(builder.add_func(kernel, _NAME), [x], out_ty=node.ty)
 
 

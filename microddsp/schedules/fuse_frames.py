@@ -33,8 +33,10 @@ class _Cut:
 class FuseFrames:
     """`frames` that gives one frame a block to spectra alone is no kernel of its own.
 
-    The frame is never put together: that saves its memory and two copies. Of several frames a
-    block each sample is read more than once, and joining past and block once is cheaper.
+    The frame is never put together: that saves its memory and two copies. The past is still moved
+    on by a block, two and a half instructions a sample: 800 to 1300 beside the 14 000 of a
+    transform of 512. A ring would be as long as the frame, and a mask at each of the 512 reads
+    would cost what it saves. With several frames a block past and block are joined once for all.
     """
 
     def transform_module(self, mod: IRModule, _ctx: PassContext) -> IRModule:
