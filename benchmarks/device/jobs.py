@@ -9,8 +9,10 @@ import numpy as np
 import scipy.signal
 import torch
 
+from benchmarks.device.counted import counts, follow, share
 from benchmarks.device.job import Array, Goal, Job
-from benchmarks.device.jobs_frames import conv_net
+from benchmarks.device.jobs_frames import conv_net, log_mel_net
+from benchmarks.device.jobs_pipelines import pipelines
 from benchmarks.device.jobs_spectral import spectral_jobs
 from microddsp import dsp
 
@@ -32,6 +34,8 @@ def all_jobs() -> list[Job]:
         _counter("sparse", Goal(4.5)),
         conv_net(),
         *spectral_jobs(),
+        log_mel_net(),
+        *pipelines(),
     ]
 
 
@@ -94,34 +98,14 @@ def _bursts(samples: int) -> Array:
     return (swell * np.sin(2 * np.pi * 600.0 * t) + noise).astype("float32")
 
 
-def _counts(levels: Array, high: float, low: float, refractory: int, block: int) -> Array:
-    """Events since the start, at the end of every block."""
-    armed, ready, count, counts = False, 0, 0, []
-    for n, level in enumerate(levels):
-        if armed and level > high and n >= ready:
-            armed, ready, count = False, n + 1 + refractory, count + 1
-        elif not armed and level < low:
-            armed = True
-        counts.append(count)
-    return np.array(counts[block - 1 :: block], dtype="int32").reshape(-1, 1, 1)
-
-
-def _follow(x: Array, attack: float, release: float) -> Array:
-    level, levels = 0.0, []
-    for value in x:
-        level += (attack if value > level else release) * (value - level)
-        levels.append(level)
-    return np.array(levels)
-
-
 def _chain(block: int, goal: Goal) -> Job:
     sos = _sections(4, "band-pass")
     signal = _bursts(4096).reshape(-1, 1, block)
-    attack, release = (float(-np.expm1(-1 / (s * RATE_HZ))) for s in (0.002, 0.02))
+    attack, release = (share(s, RATE_HZ) for s in (0.002, 0.02))
     parameters = {"sos": sos, "attack": attack, "release": release, "high": 0.3, "low": 0.1}
     refractory = 80
-    levels = _follow(np.abs(_filtered(sos, signal).reshape(-1)), attack, release)
-    expected = _counts(levels, 0.3, 0.1, refractory, block)
+    levels = follow(np.abs(_filtered(sos, signal).reshape(-1)), attack, release)
+    expected = counts(levels, 0.3, 0.1, refractory, block)
     assert expected[-1] >= 5, "the chain's signal holds too few events to check a count"
 
     def module() -> torch.nn.Module:
@@ -175,7 +159,7 @@ def _counter(kind: str, goal: Goal) -> Job:
         title=f"event counter, {kind} input, block 64",
         kind="counter",
         signal=signal,
-        expected=_counts(signal.reshape(-1), 0.5, 0.25, refractory, 64),
+        expected=counts(signal.reshape(-1), 0.5, 0.25, refractory, 64),
         module=_module(
             dsp.EventCounter, 0.5, 0.5, refractory_s=refractory / RATE_HZ, sample_rate_hz=RATE_HZ
         ),

@@ -1,12 +1,15 @@
-"""Jobs that turn one frame into one answer: a small network."""
+"""Jobs that turn one frame into one answer: a small network, alone and behind a log-mel."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.device.job import Goal, Job
+from benchmarks.device.job import Array, Goal, Job
+from benchmarks.device.jobs_spectral import BANDS, FRAME, frames, log_mel, log_mel_of, numbers
 
 
 class Mean(nn.Module):
@@ -16,8 +19,48 @@ class Mean(nn.Module):
         return x.mean(-1)
 
 
+class Items(nn.Module):
+    """Features (channels, bands, frames) as items of a batch (frames, channels, bands)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.movedim(-1, 0)
+
+
 def conv_net() -> Job:
     """Two convolutions, a mean, a dense layer: of torch's own layers."""
+    net, signal = _network(), np.random.default_rng(14).standard_normal((4, 1, 64))
+    weights = _weights(net)
+    return Job(
+        key="conv-net",
+        title="conv net: 1x64, 8 and 16 channels k5, mean, 4 out",
+        kind="conv net",
+        signal=signal.astype("float32"),
+        expected=_reference(weights, signal.astype("float32")),
+        module=lambda: net,
+        parameters={"weights": weights, "points": 64},
+        per="frame",
+        goal=Goal(66000, text_bytes=6 * 1024, ram_bytes=1536),
+        limit=58000,
+    )
+
+
+def log_mel_net() -> Job:
+    """The same network over the bands of one frame: samples to an answer in one function."""
+    net, signal = _network(), frames()
+    weights = _weights(net)
+    return Job(
+        key="log-mel-net",
+        title=f"log-mel, {FRAME}, {BANDS} bands, then the conv net over them",
+        kind="log-mel net",
+        signal=signal,
+        expected=_reference(weights, log_mel_of(signal)),
+        module=lambda: nn.Sequential(log_mel(), Items(), *net).eval(),
+        parameters={**numbers(), "weights": weights, "points": BANDS},
+        per="frame",
+    )
+
+
+def _network() -> nn.Sequential:
     net = nn.Sequential(
         *(nn.Conv1d(1, 8, 5, padding=2), nn.ReLU(), nn.Conv1d(8, 16, 5, padding=2), nn.ReLU()),
         *(Mean(), nn.Linear(16, 4)),
@@ -27,27 +70,20 @@ def conv_net() -> Job:
         for parameter in net.parameters():
             values = rng.uniform(-1.0, 1.0, parameter.shape) / np.sqrt(parameter[0].numel())
             parameter.copy_(torch.from_numpy(values))
-    signal = rng.standard_normal((4, 1, 64)).astype("float32")
+    return net
+
+
+def _weights(net: nn.Sequential) -> dict[str, Array]:
+    """w0, b0 and so on, layer by layer."""
     layers = [layer for layer in net if isinstance(layer, nn.Conv1d | nn.Linear)]
     weights = {f"w{i}": layer.weight.detach().numpy() for i, layer in enumerate(layers)}
     biases = {
         f"b{i}": layer.get_parameter("bias").detach().numpy() for i, layer in enumerate(layers)
     }
-    return Job(
-        key="conv-net",
-        title="conv net: 1x64, 8 and 16 channels k5, mean, 4 out",
-        kind="conv net",
-        signal=signal,
-        expected=_reference(weights | biases, signal),
-        module=lambda: net,
-        parameters={"weights": weights | biases},
-        per="frame",
-        goal=Goal(66000, text_bytes=6 * 1024, ram_bytes=1536),
-        limit=58000,
-    )
+    return weights | biases
 
 
-def _reference(weights: dict[str, np.ndarray], signal: np.ndarray) -> np.ndarray:
+def _reference(weights: Mapping[str, Array], signal: Array) -> Array:
     """The same network by numpy in float64."""
     w = {name: np.asarray(values, "float64") for name, values in weights.items()}
     x = signal.astype("float64")

@@ -106,6 +106,7 @@ OPERATORS = (
     OperatorLine("rfft", "operator", "input", True, "Fourier transform of frames"),
     OperatorLine("spectrum", "operator", "input, window", True, "power of windowed frames' bins"),
     OperatorLine("bands", "operator", ALL, True, "weighted sums over bins"),
+    OperatorLine("logarithm", "operator", "input", True, "ln of what is above a least value"),
     OperatorLine("amax, logsumexp, var, std", "torch", ALL, True, "and other reductions"),
     OperatorLine("exp2, hypot, atan2, fmod", "torch", ALL, True, "and other C functions"),
     OperatorLine("<<, >>, &, |, ^", "torch", "none", True, "shifts and bits of integers"),

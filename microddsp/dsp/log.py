@@ -7,8 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from microddsp import relax_ops
 from microddsp.dsp.block import Block, State, positive
 from microddsp.errors import ParameterError
+from microddsp.relax_ops.logarithm import FULL, largest_error, terms_for
 
 
 class Log(Block):
@@ -34,6 +36,7 @@ class Log(Block):
         amin: float = 1e-10,
         reference: float = 1.0,
         top_db: float | None = None,
+        max_error: float | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("multiplier", multiplier), ("offset", offset)):
@@ -45,6 +48,9 @@ class Log(Block):
             raise ParameterError(f"amin must be at least {_LEAST:g}, got {amin}", where="Log")
         self.reference = float(positive("reference", reference, "Log"))
         self.top_db = None if top_db is None else float(positive("top_db", top_db, "Log"))
+        self.terms = FULL
+        if max_error is not None:
+            self.terms = terms_for(float(positive("max_error", max_error, "Log")))
 
     @classmethod
     def decibels(
@@ -54,24 +60,29 @@ class Log(Block):
         amin: float = 1e-10,
         reference: float = 1.0,
         top_db: float | None = None,
+        max_error: float | None = None,
     ) -> Log:
         """10 log10 of powers, or 20 log10 of magnitudes: torchaudio's `amplitude_to_DB`."""
         multiplier = (20.0 if magnitude else 10.0) / math.log(10.0)
-        return cls(multiplier=multiplier, amin=amin, reference=reference, top_db=top_db)
+        return cls(
+            multiplier=multiplier,
+            amin=amin,
+            reference=reference,
+            top_db=top_db,
+            max_error=max_error,
+        )
 
     def process(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        y = x + self.offset if self.offset else x
-        y = torch.log(y.clamp(min=self.amin))
-        if self.multiplier != 1.0:
-            y = y * self.multiplier
-        if self.reference != 1.0:
-            y = y - self.multiplier * math.log(self.reference)
+        shift = -self.multiplier * math.log(self.reference)
+        y = relax_ops.logarithm(x, self.offset, self.amin, self.multiplier, shift, self.terms)
         if self.top_db is not None:
             y = torch.maximum(y, y.amax(-2, keepdim=True) - self.top_db)
         return y, state
 
     def extra_repr(self) -> str:
         top = "" if self.top_db is None else f", top_db={self.top_db:g}"
+        if self.terms != FULL:
+            top += f", error at most {largest_error(self.terms):.2g}"
         return (
             f"multiplier={self.multiplier:.6g}, offset={self.offset:g}, amin={self.amin:g}, "
             f"reference={self.reference:g}{top}"

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from microddsp import relax_ops
-from microddsp.dsp.block import Block, State, whole, zeros
+from microddsp.dsp.block import Block, State, whole
+from microddsp.dsp.framing import Overlapping
 from microddsp.errors import ParameterError, SignalError
 
 Window = str | tuple[object, ...] | Sequence[float] | np.ndarray | Tensor
@@ -121,36 +122,20 @@ class PowerSpectrum(_Windowed):
         return f"{super().extra_repr()}, power={self.power}"
 
 
-class _Overlapping(_Windowed):
-    """What cuts a stream into frames."""
+class _WindowedFrames(Overlapping, _Windowed):
+    """What cuts a stream into frames and weighs each with a window."""
 
     def __init__(
         self, length: int, hop: int | None, window: Window, window_length: int | None
     ) -> None:
         super().__init__(length, window, window_length)
-        where = type(self).__name__
-        self.hop = whole("hop", self.length // 2 if hop is None else hop, where)
-        if self.hop > self.length:
-            raise ParameterError(
-                f"hop {hop} is longer than the frame {length}: samples would be lost", where=where
-            )
-
-    def initial_state(self, x: Tensor) -> State:
-        return {"line": zeros(x, self.length - self.hop)}
-
-    def _frames(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        y, line = relax_ops.frames(x, self.length, self.hop, state["line"])
-        return y, {"line": line}
-
-    @property
-    def settle_samples(self) -> int:
-        return self.length - self.hop
+        self._set_hop(self.length, self.length // 2 if hop is None else hop)
 
     def extra_repr(self) -> str:
         return f"hop={self.hop}, {super().extra_repr()}"
 
 
-class STFT(_Overlapping):
+class STFT(_WindowedFrames):
     """Short-time Fourier transform of a signal (..., channels, samples).
 
     Returns (..., frames, channels, length / 2 + 1, 2): each frame is one item, as `Frames` has
@@ -178,11 +163,11 @@ class STFT(_Overlapping):
         super().__init__(length, hop, window, window_length)
 
     def process(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        frames, state = self._frames(x, state)
+        frames, state = self.cut(x, state)
         return relax_ops.rfft(frames * self._window_like(x)), state
 
 
-class Spectrogram(_Overlapping):
+class Spectrogram(_WindowedFrames):
     """Power of the bins of overlapping frames, of a signal (..., channels, samples).
 
     Returns (..., channels, length / 2 + 1, frames): torchaudio's `Spectrogram` with `center=False`
@@ -208,7 +193,7 @@ class Spectrogram(_Overlapping):
         self.power = checked_power(power, "Spectrogram")
 
     def process(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        frames, state = self._frames(x, state)
+        frames, state = self.cut(x, state)
         return relax_ops.spectrum(frames, self._window_like(x), self.power), state
 
     def extra_repr(self) -> str:

@@ -37,6 +37,7 @@ _RESULTS = {
     "rfft": 1,
     "spectrum": 1,
     "bands": 1,
+    "logarithm": 1,
     "oscillator": 2,
     "noise": 2,
     "moving_max": 2,

@@ -27,6 +27,7 @@ SCAN = torch.ops.higher_order.scan
 
 # Operators of ours that keep no state: alone they make no stream.
 _OVER_FRAMES = ("rfft", "spectrum", "bands")
+_STATELESS = (*_OVER_FRAMES, "logarithm")
 
 # What may be done to a signal (channels, samples) along its channels.
 _BY_DIM = {
@@ -60,7 +61,7 @@ def stream_axes(program: torch.export.ExportedProgram, states: Sequence[State]) 
     nodes = list(program.graph.nodes)
     results = next(n for n in nodes if n.op == "output").args[0]
     outputs = results[: len(results) - len(states)]
-    streaming = bool(states) or any(_ours(n) and _name(n) not in _OVER_FRAMES for n in nodes)
+    streaming = bool(states) or any(_ours(n) and _name(n) not in _STATELESS for n in nodes)
     if not streaming:
         return [None] * len(outputs)
     placeholders = {state.placeholder for state in states}
@@ -106,6 +107,8 @@ def _kind(node: fx.Node, kinds: dict[fx.Node, str], owners: set[str]) -> str | N
     if _ours(node):
         if _name(node) in _OVER_FRAMES:
             return _over_frames(node, kinds)
+        if _name(node) in _STATELESS:  # element by element
+            return kinds.get(node.args[0])  # type: ignore[arg-type]
         return _our_kind(node, 0)
     if not sources:
         return None

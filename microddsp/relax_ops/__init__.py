@@ -14,6 +14,7 @@ from microddsp.relax_ops.fir import fir
 from microddsp.relax_ops.first_order import first_order
 from microddsp.relax_ops.first_sample import first_sample
 from microddsp.relax_ops.frames import frames
+from microddsp.relax_ops.logarithm import logarithm
 from microddsp.relax_ops.moving_max import moving_max
 from microddsp.relax_ops.noise import noise
 from microddsp.relax_ops.oscillator import oscillator
@@ -42,6 +43,7 @@ __all__ = [
     "first_order",
     "first_sample",
     "frames",
+    "logarithm",
     "recurrence",
     "recurrence_text",
     "moving_max",

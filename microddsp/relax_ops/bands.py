@@ -173,6 +173,78 @@ def _kernel(shape: tuple[int, ...], runs: Runs) -> tirx.PrimFunc:
     return builder.get()
 
 
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """The weights of bins that each lie in two neighbouring bands at most: for each bin from
+    `first` on what it adds to the lower and to the upper band, and how many bins come before the
+    lower band is complete, band after band; the first count is of those below all."""
+
+    first: int
+    weights: np.ndarray
+    counts: np.ndarray
+
+
+def neighbours_of(weights: np.ndarray) -> Neighbours | None:
+    """Triangles and the like, whose bins are read once for both bands; None for other weights."""
+    count = len(weights)
+    used = np.flatnonzero(weights.any(0))
+    if not used.size:
+        return None
+    first, upper = int(used[0]), 0
+    pairs, counts = [], np.zeros(count + 1, np.int16)
+    for k in range(first, int(used[-1]) + 1):
+        mine = np.flatnonzero(weights[:, k])
+        if mine.size:
+            # the lower band is the one before the upper
+            upper = max(upper, int(mine[-1]))
+            if mine[0] < upper - 1:
+                return None
+        below, above = (weights[b, k] if 0 <= b < count else 0.0 for b in (upper - 1, upper))
+        pairs.append((below, above))
+        counts[upper] += 1
+    return Neighbours(first, np.array(pairs, np.float32), counts)
+
+
+def _neighbours_kernel(shape: tuple[int, ...], plan: Neighbours) -> tirx.PrimFunc:
+    from tvm import tirx
+    from tvm.script.ir_builder import IRBuilder
+    from tvm.script.ir_builder import tirx as T
+
+    from microddsp.relax_ops.fft_kernel import bind, rows
+
+    *lead, _, frames = shape
+    count = len(plan.counts) - 1
+    with IRBuilder() as builder, T.prim_func(private=True):
+        T.func_name(_NAME)
+        T.func_attr({"tirx.noalias": True})
+        x = T.arg("x", tirx.decl_buffer(shape, "float32", "x"))
+        weights = T.arg("weights", tirx.decl_buffer(plan.weights.shape, "float32", "weights"))
+        counts = T.arg("counts", tirx.decl_buffer(plan.counts.shape, "int16", "counts"))
+        y = T.arg("y", tirx.decl_buffer((*lead, count, frames), "float32", "y"))
+        below, above, carried = (T.alloc_buffer((1,), "float32") for _ in range(3))
+        bin_ = T.alloc_buffer((1,), "int32")
+
+        def meet(row: list[Any], m: Any, bins: Any, *, lower: bool) -> None:
+            with T.serial(0, bins):
+                value = bind(x[(*row, bin_[0] + plan.first, m)])
+                if lower:
+                    T.buffer_store(below, below[0] + weights[bin_[0], 0] * value, [0])
+                T.buffer_store(above, above[0] + weights[bin_[0], 1] * value, [0])
+                T.buffer_store(bin_, bin_[0] + 1, [0])
+
+        with rows((*lead, frames)) as (*row, m):
+            T.buffer_store(bin_, tirx.IntImm("int32", 0), [0])
+            T.buffer_store(above, T.float32(0.0), [0])
+            meet(row, m, int(plan.counts[0]), lower=False)
+            with T.serial(0, count) as b:
+                T.buffer_store(carried, above[0], [0])
+                T.buffer_store(below, T.float32(0.0), [0])
+                T.buffer_store(above, T.float32(0.0), [0])
+                meet(row, m, bind(tirx.Cast("int32", counts[b + 1])), lower=True)
+                T.buffer_store(y, carried[0] + below[0], [*row, b, m])
+    return builder.get()
+
+
 def _legalize(builder: relax.BlockBuilder, node: relax.Call) -> relax.Expr:
     import tvm
     from tvm import relax
@@ -180,10 +252,14 @@ def _legalize(builder: relax.BlockBuilder, node: relax.Call) -> relax.Expr:
     x, weights = node.args
     if not isinstance(weights, tvm.ir.GenericConst):
         raise CompileError("the weights must be known when compiling", where=f"dsp.{_NAME}")
-    runs = runs_of(weights.value.numpy())
-    kernel = builder.add_func(_kernel(shape_of(_NAME, "x", x), runs), _NAME)
-    tables = [relax.const(runs.weights), relax.const(runs.spans)]
-    return relax.call_tir(kernel, [x, *tables], out_ty=node.ty)
+    shape, values = shape_of(_NAME, "x", x), weights.value.numpy()
+    runs, pairs = runs_of(values), neighbours_of(values)
+    if pairs is not None and pairs.weights.size <= runs.weights.size:
+        kernel, tables = _neighbours_kernel(shape, pairs), (pairs.weights, pairs.counts)
+    else:
+        kernel, tables = _kernel(shape, runs), (runs.weights, runs.spans)
+    args = [x, *(relax.const(t) for t in tables)]
+    return relax.call_tir(builder.add_func(kernel, _NAME), args, out_ty=node.ty)
 
 
 define(RelaxOperator(_NAME, ("x", "weights"), _type_rule, _legalize))

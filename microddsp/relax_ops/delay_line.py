@@ -160,3 +160,29 @@ def emit_newest(builder: relax.BlockBuilder, joined: relax.Expr, state: relax.Ex
         )
 
     return builder.emit_te(newest_samples, joined, primfunc_name_hint="newest")
+
+
+def emit_following(builder: relax.BlockBuilder, state: relax.Expr, x: relax.Expr) -> relax.Expr:
+    """The state after block x (channels, samples), where nobody joins the two; in place."""
+    from tvm import relax, tirx
+    from tvm.script.ir_builder import IRBuilder
+    from tvm.script.ir_builder import tirx as T
+
+    channels, length = (int(dim) for dim in state.ty.shape.values)
+    samples = int(x.ty.shape.values[1])
+    kept = max(length - samples, 0)
+    with IRBuilder() as ir, T.prim_func(private=True):
+        T.func_name("following")
+        T.func_attr({"tirx.noalias": True, "microddsp.inplace": [[2, 0]]})
+        past = T.arg("state", tirx.decl_buffer((channels, length), "float32", "state"))
+        block = T.arg("x", tirx.decl_buffer((channels, samples), "float32", "x"))
+        following = T.arg("following", tirx.decl_buffer((channels, length), "float32", "following"))
+        with T.serial(0, channels) as c:
+            if kept:
+                with T.serial(0, kept) as i:
+                    T.buffer_store(following, past[c, i + samples], [c, i])
+            with T.serial(0, length - kept) as n:
+                newest = block[c, n + (samples - (length - kept))]
+                T.buffer_store(following, newest, [c, n + kept])
+    kernel = builder.add_func(ir.get(), "following")
+    return builder.emit(relax.call_tir(kernel, [state, x], out_ty=state.ty))

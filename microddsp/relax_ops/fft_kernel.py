@@ -26,8 +26,8 @@ class Complex(NamedTuple):
 
 # Stores bin k; the index is a TIR expression.
 Store = Callable[[Value, Complex], None]
-# Sample i of the signal, windowed.
-Load = Callable[[Value], Value]
+# Sample `inner + start` of the signal, windowed: inner is a TIR expression from 0 to below a limit.
+Load = Callable[[Value, int, int], Value]
 # Where a part (0 real, 1 imaginary) of complex point k lies in its buffer.
 Place = Callable[[Value, int], "list[Value]"]
 
@@ -71,6 +71,12 @@ def _mul(w: Complex, v: Complex) -> Complex:
 def _mul_conj(w: Complex, v: Complex) -> Complex:
     """conj(w) v."""
     return Complex(bind(w.re * v.re + w.im * v.im), bind(w.re * v.im - w.im * v.re))
+
+
+def _half() -> Value:
+    from tvm import tirx
+
+    return tirx.FloatImm("float32", 0.5)
 
 
 def _radix2(v: Sequence[Complex]) -> list[Complex]:
@@ -129,7 +135,9 @@ class Transform:
         halved: bool,
     ) -> None:
         self.plan, self.tables = plan, tables
-        self.load, self.store, self.halved = load, store, halved
+        self.load, self.store = load, store
+        self.to_halve = plan.halves and not halved
+        self.halved = halved or self.to_halve
         self.points, self.place = points, place
 
     def emit(self) -> None:
@@ -145,8 +153,10 @@ class Transform:
 
     # ---- memory
 
-    def _sample(self, k: Value) -> Complex:
-        return Complex(bind(self.load(k * 2)), bind(self.load(k * 2 + 1)))
+    def _sample(self, inner: Value, start: int, limit: int) -> Complex:
+        """Point inner + start, inner below the limit: two samples."""
+        re, im = (bind(self.load(inner * 2, 2 * start + i, 2 * limit - 1)) for i in (0, 1))
+        return Complex(re, im)
 
     def _get(self, k: Value) -> Complex:
         re, im = (bind(self.points[tuple(self.place(k, part))]) for part in (0, 1))
@@ -184,7 +194,8 @@ class Transform:
                         group * radix + digit if depth else digit,
                     )
                 return
-            values = [self._sample(source + stride * i) for i in range(first.radix)]
+            point = bind(source)
+            values = [self._sample(point, stride * i, stride) for i in range(first.radix)]
             for i, value in enumerate(_BUTTERFLIES[first.radix](values)):
                 self._put(group * first.radix + i, value)
 
@@ -195,6 +206,8 @@ class Transform:
         with loop(self.plan.points // (radix * span)) as group, loop(span) as j:
             start = group * (radix * span) + j
             values = [self._get(start + span * i) for i in range(radix)]
+            if self.to_halve and one is self.plan.passes[1]:
+                values[0] = Complex(*(bind(part * _half()) for part in values[0]))
             factors = self._factors(table, j)
             turned = [_mul(w, v) for w, v in zip(factors, values[1:], strict=True)]
             for i, value in enumerate(_BUTTERFLIES[radix]([values[0], *turned])):
@@ -205,8 +218,12 @@ class Transform:
         from tvm import tirx
 
         span, points = self.plan.span, self.plan.points
-        read = self._get if self.plan.passes else self._sample
-        z = _radix4([read(span * i) for i in range(LAST)])
+        z = _radix4(
+            [
+                self._get(span * i) if self.plan.passes else self._sample(0, i, 1)
+                for i in range(LAST)
+            ]
+        )
         zero = tirx.FloatImm("float32", 0.0)
         whole = tirx.FloatImm("float32", 2.0)
         first, last = bind(z[0].re + z[0].im), bind(z[0].re - z[0].im)
@@ -256,14 +273,11 @@ class Transform:
     ) -> tuple[Complex, Complex]:
         """Bins k and points - k of the real signal from those of the complex one, where w is
         exp(-2 pi i k / n), or that at n / 4 - k if `mirrored`; half of it unless `halved`."""
-        from tvm import tirx
-
-        half = tirx.FloatImm("float32", 0.5)
         # sums and differences of both spectra; the odd samples' one is still to be turned by w
         er, ei = bind(one.re + other.re), bind(one.im - other.im)
         s, q = bind(one.im + other.im), bind(one.re - other.re)
         if not self.halved:
-            er, ei = bind(er * half), bind(ei * half)
+            er, ei = bind(er * _half()), bind(ei * _half())
         if mirrored:
             re, im = bind(w.re * q + w.im * s), bind(w.im * q - w.re * s)
             return (

@@ -49,23 +49,29 @@ class Plan:
         """Points of each of the four transforms that the last pass joins."""
         return self.points // LAST
 
+    @property
+    def halves(self) -> bool:
+        """Whether there is a second pass, which takes a factor of 0.5 at the least cost."""
+        return len(self.passes) > 1
+
     def twiddles(self, *, halved: bool) -> list[np.ndarray]:
         """One table for each pass after the first, and one for the last pass (if it has any).
 
         A pass has, for j from 0 below its span, exp(-2 pi i j k / (radix * span)) for k from 1; the
         last has, for j from 1 to span / 2, three such factors and two of the n-point transform, at
-        j and j + span: all others of it are these, turned or mirrored. The two are multiplied by
-        0.5 unless the signal is `halved`.
+        j and j + span: all others of it are these, turned or mirrored. Unless the signal is
+        `halved` the second pass's are multiplied by 0.5, or these two where there is none.
         """
-        tables = []
+        tables: list[np.ndarray] = []
         for one in self.passes[1:]:
             j, k = np.meshgrid(np.arange(one.span), np.arange(1, one.radix), indexing="ij")
-            tables.append(_turns(j * k, one.radix * one.span))
+            scale = np.float32(1.0 if halved or tables else 0.5)
+            tables.append(_turns(j * k, one.radix * one.span) * scale)
         if self.span > 1:
             j = np.arange(1, self.span // 2 + 1)[:, None]
             inner = _turns(j * np.arange(1, LAST), self.points)
             outer = _turns(j + np.array([0, self.span]), self.n)
-            scale = np.float32(1.0 if halved else 0.5)
+            scale = np.float32(1.0 if halved or self.halves else 0.5)
             tables.append(np.concatenate([inner, outer * scale], 1))
         return tables
 

@@ -28,6 +28,7 @@ BLOCK_MODULES = (
     "rfft",
     "spectrum",
     "bands",
+    "logarithm",
     "moving_max",
     "between",
     "table",
@@ -111,8 +112,8 @@ def operator(name: str) -> ir.Op:
     return ir.Op.get(PREFIX + _entry(name).name)
 
 
-def call(name: str, *args: relax.Expr | int | str) -> relax.Call:
-    """A call of `dsp.<name>`; Python's integers and strings become constants.
+def call(name: str, *args: relax.Expr | float | str) -> relax.Call:
+    """A call of `dsp.<name>`; Python's numbers and strings become constants.
 
     Raises:
         CompileError: There is no such operator, or the arguments do not fit it.
@@ -131,12 +132,12 @@ def call(name: str, *args: relax.Expr | int | str) -> relax.Call:
     return relax.Call(operator(entry.name), values)
 
 
-def _constant(value: relax.Expr | int | str) -> relax.Expr:
+def _constant(value: relax.Expr | float | str) -> relax.Expr:
     from tvm import ir, relax
 
     if isinstance(value, str):
         return ir.StringImm(value)
-    return relax.prim_value(value) if isinstance(value, int) else value
+    return relax.prim_value(value) if isinstance(value, int | float) else value
 
 
 def _entry(name: str) -> RelaxOperator:

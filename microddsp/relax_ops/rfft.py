@@ -123,7 +123,7 @@ def _kernel(shape: tuple[int, ...]) -> tirx.PrimFunc:
             Transform(
                 made,
                 tables,
-                lambda i: x[(*row, i)],
+                lambda inner, start, _: x[(*row, inner + start)],
                 y,
                 lambda k, part: [*row, k, part],
                 store,

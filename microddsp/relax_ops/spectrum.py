@@ -114,10 +114,13 @@ def _type_rule(args: Sequence[relax.Expr]) -> relax.Type:
     return signal_type(channels, n // 2 + 1, frames)
 
 
-def _kernel(shape: tuple[int, ...]) -> tirx.PrimFunc:
-    """(x, half the window, tables...) to the power of each bin.
+def _kernel(shape: tuple[int, ...], past: int, weights: int) -> tirx.PrimFunc:
+    """(frames, window, tables...) to the power of each bin; with a past, (past, block, window,
+    tables...): one frame lies in both, first the past samples, and nobody writes it down whole.
 
-    The points are scratch, which the arena takes; no complex bin is written.
+    The window holds half of each number; of one that is its own mirror image n / 2 + 1 are enough
+    (`weights` says how many there are). The points are scratch, which the arena takes; no complex
+    bin is written.
     """
     from tvm import tirx
     from tvm.script.ir_builder import IRBuilder
@@ -130,8 +133,11 @@ def _kernel(shape: tuple[int, ...]) -> tirx.PrimFunc:
     with IRBuilder() as builder, T.prim_func(private=True):
         T.func_name(_NAME)
         T.func_attr({"tirx.noalias": True})
-        x = T.arg("x", tirx.decl_buffer(shape, "float32", "x"))
-        window = T.arg("window", tirx.decl_buffer((n,), "float32", "window"))
+        if past:
+            old = T.arg("past", tirx.decl_buffer((channels, past), "float32", "past"))
+        block = (channels, n - past) if past else shape
+        x = T.arg("x", tirx.decl_buffer(block, "float32", "x"))
+        window = T.arg("window", tirx.decl_buffer((weights,), "float32", "window"))
         tables = [
             T.arg(f"w{i}", tirx.decl_buffer(t.shape, "float32", f"w{i}"))
             for i, t in enumerate(made.twiddles(halved=True))
@@ -140,13 +146,27 @@ def _kernel(shape: tuple[int, ...]) -> tirx.PrimFunc:
         points = T.alloc_buffer((n,), "float32")
         with rows((frames, channels)) as (m, c):
 
+            def sample(inner: Any, start: int, limit: int) -> Any:
+                if not past:
+                    return x[m, c, inner + start]
+                if start + limit <= past:
+                    return old[c, inner + start]
+                new = x[c, inner + (start - past)]
+                if start >= past:
+                    return new
+                return tirx.if_then_else(inner < past - start, old[c, inner + start], new)
+
+            def weight(inner: Any, start: int) -> Any:
+                mirrored = weights < n and start >= n // 2
+                return window[inner * -1 + (n - start) if mirrored else inner + start]
+
             def store(k: Any, value: Complex) -> None:
                 T.buffer_store(y, value.re * value.re + value.im * value.im, [c, k, m])
 
             Transform(
                 made,
                 tables,
-                lambda i: x[m, c, i] * window[i],
+                lambda inner, start, limit: sample(inner, start, limit) * weight(inner, start),
                 points,
                 lambda k, part: [k * 2 + part],
                 store,
@@ -156,6 +176,16 @@ def _kernel(shape: tuple[int, ...]) -> tirx.PrimFunc:
 
 
 def _legalize(builder: relax.BlockBuilder, node: relax.Call) -> relax.Expr:
+    return emit(builder, node, (node.args[0],))
+
+
+def emit(builder: relax.BlockBuilder, node: relax.Call, signal: Sequence[relax.Expr]) -> relax.Expr:
+    """A kernel for a call of the operator. `signal` holds its frames, or the past samples
+    (channels, past) and the block (channels, n - past) that make its one frame.
+
+    Raises:
+        CompileError: The window is not known.
+    """
     import tvm
     from tvm import relax
 
@@ -163,10 +193,13 @@ def _legalize(builder: relax.BlockBuilder, node: relax.Call) -> relax.Expr:
     if not isinstance(window, tvm.ir.GenericConst):
         raise CompileError("the window must be known when compiling", where=f"dsp.{_NAME}")
     shape = shape_of(_NAME, "x", x)
-    kernel = builder.add_func(_kernel(shape), _NAME)
+    past = shape_of(_NAME, "past", signal[0])[-1] if len(signal) == 2 else 0
     half = (window.value.numpy() * 0.5).astype(np.float32)
+    if np.array_equal(half[1:], half[:0:-1]):
+        half = half[: len(half) // 2 + 1]
+    kernel = builder.add_func(_kernel(shape, past, len(half)), _NAME)
     tables = [relax.const(t) for t in (half, *plan(shape[-1]).twiddles(halved=True))]
-    y = relax.call_tir(kernel, [x, *tables], out_ty=node.ty)
+    y = relax.call_tir(kernel, [*signal, *tables], out_ty=node.ty)
     # roots apart: between butterflies, calls of sqrtf would push points out of registers
     return y if int(power) == 2 else builder.emit_te(_roots, builder.emit(y))
 

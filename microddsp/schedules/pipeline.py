@@ -6,6 +6,7 @@ import tvm
 from tvm import relax
 
 from microddsp.schedules.fuse_convolutions import FuseConvolutions
+from microddsp.schedules.fuse_frames import FuseFrames
 from microddsp.schedules.fuse_sample_loops import FuseSampleLoops
 from microddsp.schedules.kernels import ScheduleKernels
 
@@ -22,6 +23,7 @@ def pipeline(*, unroll: int | None = None) -> tvm.transform.Pass:
         [
             relax.transform.CanonicalizeBindings(),
             FuseConvolutions(),
+            FuseFrames(),
             FuseSampleLoops(unroll),
             relax.transform.LegalizeOps(skip_ops=list(VIEWS)),
             relax.transform.AnnotateTIROpPattern(),

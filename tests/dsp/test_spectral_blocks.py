@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -192,6 +193,15 @@ def test_top_db_looks_at_each_frame_and_channel_alone() -> None:
     assert (limited > plain).any()
 
 
+@pytest.mark.parametrize("error", [1e-2, 1e-4])
+def test_an_allowed_error_is_kept_and_printed(error: float) -> None:
+    x = power(2, 9, 4)
+    block = dsp.Log.decibels(max_error=error)
+    apart = (block(x) - dsp.Log.decibels()(x)).abs().max()
+    assert 0 < apart <= error * 10 / math.log(10)
+    assert "error at most" in repr(block) and "error" not in repr(dsp.Log.decibels())
+
+
 def test_an_offset_is_added_before_the_logarithm() -> None:
     x = torch.tensor([[[0.0], [2.0]]])
     y = dsp.Log(offset=0.5, amin=1e-30)(x)
@@ -333,6 +343,7 @@ def test_learned_bands_survive_a_checkpoint() -> None:
         (lambda: dsp.Log(amin=1e-40), "amin must be at least"),
         (lambda: dsp.Log(offset=float("nan")), "offset"),
         (lambda: dsp.Log.decibels(top_db=-1.0), "top_db"),
+        (lambda: dsp.Log(max_error=0.0), "max_error"),
         (lambda: dsp.DCT(5, 4), "4 bands have no 5"),
         (lambda: dsp.PCEN(gain=0.0, hop=1, sample_rate_hz=FS), "gain"),
         (lambda: dsp.PCEN(gain=[1, 2], power=[1, 2, 3], hop=1, sample_rate_hz=FS), r"\[2, 3\]"),

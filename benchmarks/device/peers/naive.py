@@ -17,7 +17,7 @@ _HEADER = """void job_process(const float *from, void *to);
 """
 
 # Attack and release, then a counter with two thresholds and a refractory time.
-_COUNTER = """
+EVENT_COUNTER = """
 static int armed, wait, count;
 static inline void step(float level)
 {
@@ -36,7 +36,7 @@ static inline void step(float level)
 }
 """
 ENVELOPE_AND_COUNTER = (
-    _COUNTER
+    EVENT_COUNTER
     + """
 static float level;
 static void follow_and_count(const float *from, int *to, int n)
@@ -152,7 +152,7 @@ void job_process(const float *from, void *to)
 
 
 def _counter(job: Job) -> str:
-    return f"""{_thresholds(job)}{_COUNTER}
+    return f"""{_thresholds(job)}{EVENT_COUNTER}
 void job_process(const float *from, void *to)
 {{
     for (int i = 0; i < {job.block}; i++) {{
@@ -212,22 +212,23 @@ _LAYERS = """
 
 
 def _conv_net(job: Job, attribute: str) -> str:
+    points = job.parameters["points"]
     tables = "".join(array(name, values) for name, values in job.parameters["weights"].items())
     return f"""{tables}{_LAYERS.format(attribute=attribute)}
-static float first[8 * 64];
-static float second[16 * 64];
+static float first[8 * {points}];
+static float second[16 * {points}];
 void job_process(const float *from, void *to)
 {{
     float *y = to;
     float means[16];
-    convolve(w0, b0, 1, 8, 5, from, first, 64);
-    convolve(w1, b1, 8, 16, 5, first, second, 64);
+    convolve(w0, b0, 1, 8, 5, from, first, {points});
+    convolve(w1, b1, 8, 16, 5, first, second, {points});
     for (int o = 0; o < 16; o++) {{
         means[o] = 0.0f;
-        for (int i = 0; i < 64; i++) {{
-            means[o] += second[o * 64 + i];
+        for (int i = 0; i < {points}; i++) {{
+            means[o] += second[o * {points} + i];
         }}
-        means[o] /= 64.0f;
+        means[o] /= {points}.0f;
     }}
     for (int o = 0; o < 4; o++) {{
         y[o] = b2[o];

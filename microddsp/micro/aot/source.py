@@ -29,6 +29,18 @@ _HELPERS = {
         "static inline float {name}_min(float a, float b)\n"
         "{{\n    return ((a < b) || (a != a)) ? a : b;\n}}\n"
     ),
+    "microddsp_bits": (
+        "/* The same 32 bits as an integer. */\n"
+        "static inline int32_t {name}_bits(float value)\n"
+        "{{\n    int32_t bits;\n    (void)memcpy(&bits, &value, sizeof(bits));\n"
+        "    return bits;\n}}\n"
+    ),
+    "microddsp_float": (
+        "/* The number that has these bits. */\n"
+        "static inline float {name}_float(int32_t bits)\n"
+        "{{\n    float value;\n    (void)memcpy(&value, &bits, sizeof(value));\n"
+        "    return value;\n}}\n"
+    ),
 }
 
 
