@@ -33,6 +33,7 @@ DELAY_LINES = (
     "dsp.causal_conv1d",
     "dsp.frames",
     "dsp.delay",
+    "dsp.swept_delay",
     "dsp.tapped_delay",
     "dsp.resample",
 )

@@ -26,7 +26,8 @@ from microddsp.relax_ops.rfft import rfft
 from microddsp.relax_ops.sos import sos
 from microddsp.relax_ops.spectrum import spectrum
 from microddsp.relax_ops.svf import svf
-from microddsp.relax_ops.swept import swept
+from microddsp.relax_ops.swept import swept, swept_quality
+from microddsp.relax_ops.swept_delay import swept_delay
 from microddsp.relax_ops.table import table
 from microddsp.relax_ops.tapped_delay import tapped_delay
 
@@ -55,6 +56,8 @@ __all__ = [
     "spectrum",
     "svf",
     "swept",
+    "swept_delay",
+    "swept_quality",
     "table",
     "tapped_delay",
 ]

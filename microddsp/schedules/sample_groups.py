@@ -15,6 +15,7 @@ from tvm import relax
 
 from microddsp.relax_ops.recurrence import NAME as RECURRENCE
 from microddsp.relax_ops.sample_operator import SAMPLE_OPERATORS
+from microddsp.relax_ops.swept_delay import NAME as SWEPT_DELAY
 from microddsp.schedules.graph import operands, operator_name, static_shape
 
 # relax element-wise operators that have a scalar expression, by number of signal operands
@@ -53,6 +54,7 @@ _DTYPES = ("float32", "bool")
 SAMPLE_CALLS = {
     "dsp.event_counter",
     "dsp.decode_input",
+    f"dsp.{SWEPT_DELAY}",
     *(f"dsp.{name}" for name in (*SAMPLE_OPERATORS, RECURRENCE)),
 }
 

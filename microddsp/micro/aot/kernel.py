@@ -35,13 +35,15 @@ class Parameter:
 class Kernel:
     """One kernel in C. `inplace` pairs (output, input) may be the same memory; `shared` are the
     parameters that lie in memory of others in some call: the compiler must know. `accesses` is
-    None where they are not clear."""
+    None where they are not clear. An output of `grown` must hold its input when the kernel starts.
+    """
 
     name: str
     parameters: tuple[Parameter, ...]
     scratch: tuple[Parameter, ...]
     body: str
     inplace: tuple[tuple[int, int], ...]
+    grown: tuple[tuple[int, int], ...]
     restrict: str
     accesses: Accesses | None = None
     shared: frozenset[int] = frozenset()
@@ -85,9 +87,7 @@ def generate(func: tirx.PrimFunc, name: str, *, fma: bool, restrict: str) -> Ker
         if str(p.dtype) not in C_TYPES:
             raise CompileError(f"kernel {name} has a tensor of type {p.dtype}, which has no C type")
     written = _written_names(func)
-    inplace = tuple(
-        (int(a), int(b)) for a, b in ((func.attrs or {}).get("microddsp.inplace", ()) or ())
-    )
+    inplace, grown = pairs_of(func, "inplace"), pairs_of(func, "grown")
     try:
         mod, scratch = lower(func, name, fma=fma)
         target = tvm.target.Target({"kind": "c", "keys": ["cpu"]})
@@ -107,7 +107,15 @@ def generate(func: tirx.PrimFunc, name: str, *, fma: bool, restrict: str) -> Ker
     pointers = mod[name].params
     counts = [p.elements for p in (*parameters, *temporaries)]
     accesses = accesses_of(mod[name].body, pointers, counts)
-    return Kernel(name, parameters, temporaries, _polish(body), inplace, restrict, accesses)
+    unread = [parameters[into].name for _, into in grown]
+    body = "".join(f"  (void){parameter};\n" for parameter in unread) + body
+    return Kernel(name, parameters, temporaries, _polish(body), inplace, grown, restrict, accesses)
+
+
+def pairs_of(func: tirx.PrimFunc, what: str) -> tuple[tuple[int, int], ...]:
+    """Pairs (output, input) of a kernel's parameters, see `Kernel`."""
+    found = (func.attrs or {}).get(f"microddsp.{what}", ()) or ()
+    return tuple((int(a), int(b)) for a, b in found)
 
 
 def _elements(buffer: tirx.Buffer) -> int:

@@ -12,7 +12,7 @@ from tvm import relax
 from microddsp.errors import CompileError
 from microddsp.micro.aot.arena import Buffer, Plan, plan_arena
 from microddsp.micro.aot.calls import Call, Place
-from microddsp.micro.aot.kernel import Kernel, generate
+from microddsp.micro.aot.kernel import Kernel, generate, pairs_of
 from microddsp.micro.aot.lives import lives
 from microddsp.schedules.graph import operands, operator_name
 from microddsp.schedules.pipeline import VIEWS
@@ -143,10 +143,8 @@ class _Builder:
 
     def _inplace(self, call: relax.Expr, output: int, state: relax.Var) -> bool:
         """The call reads `state` only through the input it may overwrite with `output`."""
-        func = self.mod[call.args[0]]
         args = list(call.args[1].fields)
-        pairs = (func.attrs or {}).get("microddsp.inplace", ()) or ()
-        for out, into in ((int(a), int(b)) for a, b in pairs):
+        for out, into in pairs_of(self.mod[call.args[0]], "inplace"):
             if out == len(args) + output and args[into].same_as(state):
                 return sum(arg.same_as(state) for arg in args) == 1
         return False
@@ -184,7 +182,11 @@ class _Builder:
         self.places[var] = made
         scratch = [self._new(Place("arena", "", p.dtype, (p.elements,))) for p in kernel.scratch]
         arguments = [p for arg in call.args[1].fields for p in self._resolve(arg)]
-        self.program.calls.append(Call(kernel, (*arguments, *made, *scratch)))
+        places = (*arguments, *made, *scratch)
+        for out, into in kernel.grown:
+            if places[out].key != places[into].key:
+                self.program.calls.append(Call(None, (places[into], places[out])))
+        self.program.calls.append(Call(kernel, places))
 
     def _kernel_name(self, func_name: str) -> str:
         """What it computes, short enough to read, numbered so that it is unique."""
