@@ -19,7 +19,7 @@ from microddsp.relax_ops.noise import noise
 from microddsp.relax_ops.oscillator import oscillator
 from microddsp.relax_ops.peaks import peaks
 from microddsp.relax_ops.player import player
-from microddsp.relax_ops.recurrence import recurrence
+from microddsp.relax_ops.recurrence import is_joint, recurrence
 from microddsp.relax_ops.recurrence import to_text as recurrence_text
 from microddsp.relax_ops.resample import resample
 from microddsp.relax_ops.rfft import rfft
@@ -43,6 +43,7 @@ __all__ = [
     "first_order",
     "first_sample",
     "frames",
+    "is_joint",
     "recurrence",
     "recurrence_text",
     "moving_max",

@@ -26,7 +26,7 @@ from microddsp.schedules.graph import (
     static_shape,
 )
 from microddsp.schedules.loop_memory import Tensor, constants
-from microddsp.schedules.sample_groups import DECIMATE, SAMPLE_CALLS, Group, group
+from microddsp.schedules.sample_groups import DECIMATE, SAMPLE_CALLS, Group, group, joint_outputs
 from microddsp.schedules.sample_loop import SampleLoop
 
 _UNARY: dict[str, Callable[[Expr], Expr]] = {
@@ -255,11 +255,18 @@ def _emit_loop(
             step = operator.step(len(params))
             if kind == "dsp.sos":
                 step = split_gain(step, params)
-            results, following = loop.apply(
-                step, [signal(x) for x in inputs], params, tensor(state)
-            )
-            signals.update({(b.var, i): value for i, value in enumerate(results)})
-            tensors[b.var, len(results)] = following
+            if operator.joint:
+                source = tensor(inputs[0])
+                heard = [loop.load(source, row=i) for i in range(len(operator.inputs))]
+            else:
+                heard = [signal(x) for x in inputs]
+            results, following = loop.apply(step, heard, params, tensor(state))
+            if joint_outputs(call) > 1:
+                tensors[b.var, 0] = loop.store_rows(results)
+                tensors[b.var, 1] = following
+            else:
+                signals.update({(b.var, i): value for i, value in enumerate(results)})
+                tensors[b.var, len(results)] = following
         elif kind == DECIMATE:
             x, factor = call.args
             tensors[b.var, -1] = loop.store(signal(x), every=int(factor))

@@ -34,6 +34,26 @@ class _State:
     following: list[Expr] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """Of the loop's channel, or of channel `row`."""
+
+    value: Expr
+    index: int
+    interleaved: bool
+    row: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Store:
+    """Every so many samples, to the loop's channel or to channel `row`."""
+
+    signal: Expr
+    target: Tensor
+    every: int
+    row: int | None
+
+
 class SampleLoop:
     """Collects operators over signals of shape (channels, samples), then builds one function."""
 
@@ -43,21 +63,22 @@ class SampleLoop:
         self.inputs: list[Tensor] = []
         self.outputs: list[Tensor] = []
         self.inplace: list[tuple[int, int]] = []
-        self._loads: list[tuple[Expr, int, bool]] = []  # leaf, tensor, interleaved
+        self._loads: list[_Load] = []
         self._tables: list[tuple[Expr, int, int]] = []  # leaf, tensor, element of the channel
         self._states: list[_State] = []
         self._machines: list[Machine] = []
-        self._signals: list[tuple[Expr, Tensor, int]] = []  # written every so many samples
+        self._signals: list[_Store] = []
 
     def tensor(self, shape: Sequence[int], dtype: str) -> int:
         """Add an input tensor; returns its index among the inputs."""
         self.inputs.append(Tensor(f"in{len(self.inputs)}", tuple(shape), dtype))
         return len(self.inputs) - 1
 
-    def load(self, index: int, *, interleaved: bool = False) -> Expr:
-        """The sample of input tensor `index` at the loop's channel and time; broadcasts size 1."""
+    def load(self, index: int, *, interleaved: bool = False, row: int | None = None) -> Expr:
+        """The sample of input tensor `index` at the loop's channel, or at channel `row`, and time;
+        broadcasts size 1."""
         value = leaf(f"load{len(self._loads)}")
-        self._loads.append((value, index, interleaved))
+        self._loads.append(_Load(value, index, interleaved, row))
         if self.inputs[index].dtype != "float32":
             return unary("to_float", value)
         return value
@@ -131,10 +152,18 @@ class SampleLoop:
 
     def store(self, signal: Expr, *, every: int = 1) -> Tensor:
         """Write a signal to memory, or its samples 0, `every`, ...; returns the output tensor."""
-        shape = (self.channels, self.samples // every)
-        target = Tensor(f"out{len(self._signals)}", shape, "float32")
-        self._signals.append((signal, target, every))
+        target = self._output(self.channels, every)
+        self._signals.append(_Store(signal, target, every, None))
         return target
+
+    def store_rows(self, signals: Sequence[Expr]) -> Tensor:
+        """Write signals to memory as the channels of one; returns the output tensor."""
+        target = self._output(len(signals), 1)
+        self._signals.extend(_Store(signal, target, 1, i) for i, signal in enumerate(signals))
+        return target
+
+    def _output(self, channels: int, every: int) -> Tensor:
+        return Tensor(f"out{len(self._signals)}", (channels, self.samples // every), "float32")
 
     def build(self, name: str, outputs: Sequence[Tensor], *, unroll: int | None) -> tirx.PrimFunc:
         """The TIR function: parameters are the inputs, then `outputs` in the given order.
@@ -178,7 +207,7 @@ class SampleLoop:
         """Samples a pass. A multiply-accumulate overwrites its addend, so states wander from
         register to register; after a few samples they are where they were, and nothing is moved.
         """
-        kept = {every for _, _, every in self._signals if every > 1}
+        kept = {store.every for store in self._signals if store.every > 1}
         whole = [u for u in (8, 7, 6, 5, 4) if self.samples % u == 0]
         even = [u for u in whole if all(u % k == 0 or k % u == 0 for k in kept)]
         return (even or whole or [4])[0]
@@ -242,24 +271,29 @@ class SampleLoop:
         n = start + u
         values = dict(fixed) | carried
         following = [expr for state in self._states for expr in state.following]
-        signals = [signal for signal, *_ in self._signals]
+        signals = [store.signal for store in self._signals]
         heard = [e for machine in self._machines for e in machine.heard]
         uses = count_uses([*signals, *following, *heard])
-        for value, index, interleaved in self._loads:
-            values[id(value)] = T.bind(sample_of(buffers, self.inputs[index], c, n, interleaved))
+        for load in self._loads:
+            channel = c if load.row is None else load.row
+            values[id(load.value)] = T.bind(
+                sample_of(buffers, self.inputs[load.index], channel, n, load.interleaved)
+            )
         for machine in self._machines:
             result = machine.run(emit(machine.heard, values, uses), n, memory)
             if result is not None:
                 values[id(machine.result)] = result
         done = emit([*signals, *following], values, uses)
-        for (_, target, every), value in zip(self._signals, done, strict=False):
-            if target.name in buffers:
-                keep_sample(buffers[target.name], value, c, start, u, unroll, every)
+        for store, value in zip(self._signals, done, strict=False):
+            if store.target.name in buffers:
+                channel = c if store.row is None else store.row
+                target = buffers[store.target.name]
+                keep_sample(target, value, channel, start, u, unroll, store.every)
         leaves = [value for state in self._states for value in state.leaves]
         return {id(old): new for old, new in zip(leaves, done[len(signals) :], strict=True)}
 
     def _events_used(self) -> bool:
-        roots = [signal for signal, *_ in self._signals]
+        roots = [store.signal for store in self._signals]
         roots += [expr for state in self._states for expr in state.following]
         roots += [expr for machine in self._machines for expr in machine.heard]
         events = {id(m.result) for m in self._machines if isinstance(m, Counter)}
