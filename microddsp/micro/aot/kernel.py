@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import tvm
@@ -10,6 +11,7 @@ from tvm import tirx
 
 from microddsp.errors import CompileError
 from microddsp.micro.aot.accesses import Accesses, accesses_of
+from microddsp.micro.aot.narrow import Stored, with_stored
 from microddsp.micro.aot.rewrites import (
     EXACT,
     Scratch,
@@ -60,9 +62,12 @@ class Kernel:
         return f"static void {self.name}({', '.join(declared)})\n{{\n{self.body}}}\n"
 
 
-def lower(func: tirx.PrimFunc, name: str, *, fma: bool) -> tuple[tvm.IRModule, list[Scratch]]:
-    """The passes up to what a C or LLVM code generator takes: pointer parameters, plain loops."""
-    flat = plain_loops(func, name)
+def lower(
+    func: tirx.PrimFunc, name: str, *, fma: bool, tables: Mapping[int, Stored] | None = None
+) -> tuple[tvm.IRModule, list[Scratch], frozenset[int]]:
+    """The passes up to what a C or LLVM code generator takes: pointer parameters, plain loops;
+    local arrays that became parameters, and which tables are read as they are stored."""
+    flat, narrow = with_stored(plain_loops(func, name), tables or {})
     body, scratch = hoist_scratch(flat.body)
     pointers = [
         tirx.Var(p.name, tirx.buffer.buffer_data_pointer_type(p))
@@ -74,11 +79,19 @@ def lower(func: tirx.PrimFunc, name: str, *, fma: bool) -> tuple[tvm.IRModule, l
     mod = tvm.IRModule({name: tirx.PrimFunc(pointers, body, flat.ret_type, flat.attrs)})
     done = tirx.transform.LowerIntrin()(mod)[name]
     plain = tirx.PrimFunc(pointers, uncover(done.body), done.ret_type, done.attrs)
-    return tvm.IRModule({name: plain}), scratch
+    return tvm.IRModule({name: plain}), scratch, narrow
 
 
-def generate(func: tirx.PrimFunc, name: str, *, fma: bool, restrict: str) -> Kernel:
-    """C source of `func` as `static void name(...)`.
+def generate(
+    func: tirx.PrimFunc,
+    name: str,
+    *,
+    fma: bool,
+    restrict: str,
+    tables: Mapping[int, Stored] | None = None,
+) -> Kernel:
+    """C source of `func` as `static void name(...)`. Parameters in `tables` are read as they are
+    stored there if that can be.
 
     Raises:
         CompileError: The code generator has no rule for something in the function.
@@ -89,16 +102,20 @@ def generate(func: tirx.PrimFunc, name: str, *, fma: bool, restrict: str) -> Ker
     written = _written_names(func)
     inplace, grown = pairs_of(func, "inplace"), pairs_of(func, "grown")
     try:
-        mod, scratch = lower(func, name, fma=fma)
+        mod, scratch, narrow = lower(func, name, fma=fma, tables=tables)
         target = tvm.target.Target({"kind": "c", "keys": ["cpu"]})
         source = tvm.get_global_func("target.build.c")(mod, target).inspect_source()
     except tvm.error.InternalError as error:
         reason = str(error).strip().splitlines()[-1]
         raise CompileError(f"no C code for kernel {name}: {reason}") from error
     names, body = _cut(source, name)
+    dtypes = [
+        str(tables[i].values.dtype) if tables and i in narrow else str(p.dtype)
+        for i, p in enumerate(func.params)
+    ]
     parameters = tuple(
-        Parameter(c_name, str(p.dtype), _elements(p), p.name in written)
-        for c_name, p in zip(names, func.params, strict=False)
+        Parameter(c_name, dtype, _elements(p), p.name in written)
+        for c_name, dtype, p in zip(names, dtypes, func.params, strict=False)
     )
     temporaries = tuple(
         Parameter(c_name, s.dtype, s.elements, True)
