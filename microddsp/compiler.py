@@ -33,6 +33,7 @@ DELAY_LINES = (
     "dsp.causal_conv1d",
     "dsp.frames",
     "dsp.delay",
+    "dsp.swept_delay",
     "dsp.tapped_delay",
     "dsp.resample",
 )
@@ -49,6 +50,7 @@ def compile(
     budget: Mapping[str, int] | None = None,
     unroll: int | None = None,
     io_in_arena: bool = False,
+    narrow: bool = False,
 ) -> CompiledModel:
     """Compile a whole pipeline, raw samples to answer, into streaming C.
 
@@ -64,6 +66,9 @@ def compile(
             program smaller and a little slower.
         io_in_arena: Inputs and outputs lie inside the workspace, where they share memory with
             what is computed between them.
+        narrow: Store tables of constants as 8- or 16-bit integers where that loses nothing: where
+            all numbers are whole multiples of a power of two, as `training.round_weights` makes
+            them. Flash for a little time; the numbers that are computed stay the same.
 
     Raises:
         CompileError: Something in the module cannot be compiled; says where and what to do.
@@ -90,6 +95,7 @@ def compile(
             states=[m.name for m in members],
             fma=chosen.fma,
             io_in_arena=io_in_arena,
+            narrow=narrow,
         )
     signature = _signature(name, captured, formats, members, program, io_in_arena)
     model = CompiledModel(

@@ -17,15 +17,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import plots, report
 from common.device import compile_for_device, run_on_board, save, verified
 from common.plops import record
-from pipeline import BANDS, HOP, filterbank, log_mel, shorter_frames
+from pipeline import BANDS, HOP, filterbank, log_mel, matrix_products, shorter_frames
 
-from microddsp.training import Batch, rows, train
+from microddsp.training import Batch, round_weights, rows, train
 
 RATE = 8000
 CLIP = 128 * HOP  # samples; about 2 s
 SETTLE = 4  # frames at the start of a clip that are not compared
 FEWER = (16, 8, 4, 2)
 STEPS = 120
+QUICK = (f"frames of {HOP}", "time domain", "matrix product, 8 bits")
 NOISE = 0.02  # less than for counting: otherwise most of what is compared is noise
 console = report.console
 
@@ -39,16 +40,23 @@ def main() -> None:
     held_out = record(10 if quick else 60, 2, RATE, NOISE).signal
     held_out = held_out[:, : held_out.shape[-1] // CLIP * CLIP]
     found = [measure(reference, f"frames of {2 * HOP}", reference, held_out)]
-    for name, make in (
-        (f"frames of {HOP}", shorter_frames),
-        ("time domain", filterbank),
+    for name, make, bits in (
+        (f"frames of {HOP}", shorter_frames, 0),
+        ("time domain", filterbank, 0),
+        ("matrix product", matrix_products, 0),
+        ("matrix product, 16 bits", matrix_products, 16),
+        ("matrix product, 8 bits", matrix_products, 8),
     ):
+        if quick and name not in QUICK:
+            continue
         for bands in (4,) if quick else FEWER:
             module = make(RATE, bands)
+            if bits:
+                round_weights(module, bits=bits)
             centre(module, seen)
             before = rms_db(module, batch_of(reference, held_out))
             learn(module, seen, 20 if quick else STEPS)
-            row = measure(module.eval(), name, reference, held_out, options.output)
+            row = measure(module.eval(), name, reference, held_out, options.output, bool(bits))
             found.append(row | {"bands": bands, "rms_db_before": before})
             console.print(f"  {name}, {bands} bands: {before:.1f} dB, then {row['rms_db']:.1f} dB")
     spread = float(batch_of(reference, held_out).targets[..., SETTLE:].std())
@@ -102,9 +110,10 @@ def measure(
     reference: torch.nn.Module,
     held_out: torch.Tensor,
     folder: Path | None = None,
+    narrow: bool = False,
 ) -> dict[str, Any]:
     """Distance from the reference on the device, and the cost there."""
-    model = compile_for_device(module, torch.zeros(1, HOP), "features")
+    model = compile_for_device(module, torch.zeros(1, HOP), "features", narrow=narrow)
     if folder is not None:
         save(model, folder)
     [device], timing = run_on_board(model, [held_out.numpy()], held_out.numpy()[:, : 10 * HOP])

@@ -70,6 +70,9 @@ def compile_command(
     io_in_arena: Annotated[
         bool, typer.Option("--io-in-arena", help="Inputs and outputs lie inside the workspace.")
     ] = False,
+    narrow: Annotated[
+        bool, typer.Option("--narrow", help="Store rounded constants in 8 or 16 bits.")
+    ] = False,
     emit: Annotated[str, typer.Option(help="c")] = "c",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
@@ -102,6 +105,7 @@ def compile_command(
         budget=limits or None,
         unroll=unroll,
         io_in_arena=io_in_arena,
+        narrow=narrow,
     )
     compiled.save(archive)
     report = _report(compiled, archive)

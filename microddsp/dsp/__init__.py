@@ -34,6 +34,7 @@ from microddsp.dsp.sos import SOS
 from microddsp.dsp.sources import Noise, Oscillator
 from microddsp.dsp.spectrum import RFFT, STFT, PowerSpectrum, Spectrogram
 from microddsp.dsp.streaming import is_streaming, reset, step, streaming
+from microddsp.dsp.swept_delay import SweptDelay
 from microddsp.dsp.swept_filter import SweptFilter
 from microddsp.dsp.table import Table, Waveform
 
@@ -86,6 +87,7 @@ __all__ = [
     "Select",
     "SincFilterbank",
     "Spectrogram",
+    "SweptDelay",
     "SweptFilter",
     "Table",
     "Waveform",

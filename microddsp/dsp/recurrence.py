@@ -45,8 +45,9 @@ class Recurrence(Block):
 
     What depends on parameters only is computed once per block, not once per sample. A formula of
     a few numbers runs in training as a compiled kernel with a compiled adjoint, and on the device
-    in one loop with its neighbours, the state in registers; anything else (matrices, delay lines)
-    runs in torch sample by sample, and on the device as a loop over its tensors.
+    in one loop with its neighbours, the state in registers. Up to 8 channels may meet in it; it
+    then has a loop of its own. Anything else (matrices, delay lines) runs in torch sample by
+    sample, and on the device as a loop over its tensors.
 
     Args:
         step: `step(x, state, **parameters)`, or a torch.nn.Module called as `step(x, state)`.
@@ -117,7 +118,7 @@ class Recurrence(Block):
         value = self._given_start(key)
         if value.is_floating_point():
             value = value.to(x)
-        return value.expand(x.shape[-2]) if value.dim() == 0 else value
+        return _one_per_channel(value, x.shape[-2])
 
     def _arguments(self, x: Tensor) -> dict[str, Tensor]:
         """All that the step is called with besides sample and state, in the signal's precision."""
@@ -193,12 +194,16 @@ class Recurrence(Block):
             texts[graph] = None if step is None else relax_ops.recurrence_text(step)
         return texts[graph]
 
+    def _each(self, x: Tensor) -> bool:
+        """Whether the formula is that of every channel, and not of all together."""
+        text = self._program(x)
+        return x.shape[-2] > 1 and text is not None and not relax_ops.is_joint(text)
+
     def initial_state(self, x: Tensor) -> State:
         starts = {key: self._start(key, x) for key in self.keys}
         if self._program(x) is None:
             return {key: value.expand(*x.shape[:-2], *value.shape) for key, value in starts.items()}
-        rows = [v[:, None] if x.shape[-2] > 1 else v.reshape(1, -1) for v in starts.values()]
-        packed = torch.cat(rows, -1)
+        packed = _side_by_side(list(starts.values()), self._each(x))
         return {PACKED: packed.expand(*x.shape[:-2], *packed.shape)}
 
     def process(self, x: Tensor, state: State) -> tuple[Tensor, State]:
@@ -210,7 +215,7 @@ class Recurrence(Block):
             )
             return y, dict(zip(self.keys, following, strict=True))
         y, packed = relax_ops.recurrence(
-            x, _packed(coefficients, x), state[PACKED].contiguous(), text
+            x, _packed(coefficients, x, self._each(x)), state[PACKED].contiguous(), text
         )
         return y, {PACKED: packed}
 
@@ -221,7 +226,12 @@ class Recurrence(Block):
     def start_of(self, key: str) -> float | Tensor:
         if key != PACKED:
             return self._given_start(key).detach()
-        return self.initial_state(self.get_buffer(f"state_{PACKED}")[..., :1])[PACKED].detach()
+        channels, width = self.get_buffer(f"state_{PACKED}").shape[-2:]
+        starts = [self._given_start(k).detach() for k in self.keys]
+        each, open_ended = channels > 1, sum(v.dim() == 0 for v in starts)
+        if not each and open_ended:  # the channels of one signal lie side by side
+            channels = (width - sum(v.numel() for v in starts if v.dim())) // open_ended
+        return _side_by_side([_one_per_channel(v, channels) for v in starts], each)
 
     def extra_repr(self) -> str:
         target = type(self.step) if isinstance(self.step, torch.nn.Module) else self.step
@@ -230,12 +240,21 @@ class Recurrence(Block):
         return ", ".join(shown)
 
 
-def _packed(coefficients: Sequence[Tensor], x: Tensor) -> Tensor:
+def _one_per_channel(value: Tensor, channels: int) -> Tensor:
+    return value.expand(channels) if value.dim() == 0 else value
+
+
+def _side_by_side(values: Sequence[Tensor], each: bool) -> Tensor:
+    """States of a formula: (channels, count), or (1, count) if it is not that of each channel."""
+    return torch.cat([v[:, None] if each else v.reshape(1, -1) for v in values], -1)
+
+
+def _packed(coefficients: Sequence[Tensor], x: Tensor, each: bool) -> Tensor:
     """The coefficients of a formula: (count,), or (channels, count) if channels have their own."""
     if not coefficients:
         return x.new_zeros(1)
     channels = x.shape[-2]
-    if channels == 1:
+    if not each:
         return torch.cat([c.reshape(-1) for c in coefficients])
     if all(c.dim() == 0 for c in coefficients):
         return torch.stack(list(coefficients))

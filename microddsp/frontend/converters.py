@@ -43,6 +43,8 @@ _RESULTS = {
     "moving_max": 2,
     "peaks": 2,
     "swept": 2,
+    "swept_delay": 3,
+    "swept_quality": 2,
     "player": 3,
     "table": 1,
     "between": 1,

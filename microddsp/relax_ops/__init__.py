@@ -20,14 +20,15 @@ from microddsp.relax_ops.noise import noise
 from microddsp.relax_ops.oscillator import oscillator
 from microddsp.relax_ops.peaks import peaks
 from microddsp.relax_ops.player import player
-from microddsp.relax_ops.recurrence import recurrence
+from microddsp.relax_ops.recurrence import is_joint, recurrence
 from microddsp.relax_ops.recurrence import to_text as recurrence_text
 from microddsp.relax_ops.resample import resample
 from microddsp.relax_ops.rfft import rfft
 from microddsp.relax_ops.sos import sos
 from microddsp.relax_ops.spectrum import spectrum
 from microddsp.relax_ops.svf import svf
-from microddsp.relax_ops.swept import swept
+from microddsp.relax_ops.swept import swept, swept_quality
+from microddsp.relax_ops.swept_delay import swept_delay
 from microddsp.relax_ops.table import table
 from microddsp.relax_ops.tapped_delay import tapped_delay
 
@@ -44,6 +45,7 @@ __all__ = [
     "first_sample",
     "frames",
     "logarithm",
+    "is_joint",
     "recurrence",
     "recurrence_text",
     "moving_max",
@@ -57,6 +59,8 @@ __all__ = [
     "spectrum",
     "svf",
     "swept",
+    "swept_delay",
+    "swept_quality",
     "table",
     "tapped_delay",
 ]

@@ -116,9 +116,11 @@ def forward(
     taped: bool,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Outputs and next state, and what the backward pass needs."""
+    signals = operator.apart(signals, len(operator.inputs))
     like = signals[0]
     if not like.numel():
-        return [*(like.new_empty(like.shape) for _ in range(operator.outputs)), state.clone()], []
+        nothing = [like.new_empty(like.shape) for _ in range(operator.outputs)]
+        return [*operator.together(nothing), state.clone()], []
     rows = _Rows(operator, signals, parameters)
     outputs = [rows.new(like.shape) for _ in range(operator.outputs)]
     following = rows.new(state.shape)
@@ -133,12 +135,12 @@ def forward(
         *tape,
         following[1],
     )
-    results = rows.fill_all([*outputs, following])
+    results = rows.fill_all(outputs)
     saved = []
     if taped and _reads_output(operator, rows.count):
         # the result itself, so that torch notices if the user changes it before the backward pass
         saved = [y_rows if rows.rows % rows.lanes else y for y, y_rows in outputs]
-    return results, saved + tape
+    return [*operator.together(results), rows.fill(*following)], saved + tape
 
 
 def backward(
@@ -149,10 +151,12 @@ def backward(
     cotangents: Sequence[Tensor],
 ) -> list[Tensor]:
     """Gradients of signals, parameters and state, from those of the outputs and the next state."""
-    like, (*gys, gstate) = signals[0], cotangents
+    *given, gstate = cotangents
+    signals = operator.apart(signals, len(operator.inputs))
+    gys, like = operator.apart(given, operator.outputs), signals[0]
     if not like.numel():
         empty = [x.new_empty(x.shape) for x in signals]
-        return [*empty, torch.zeros_like(parameters), gstate.clone()]
+        return [*operator.together(empty), torch.zeros_like(parameters), gstate.clone()]
     rows = _Rows(operator, signals, parameters)
     gxs = [rows.new(x.shape) for x in signals]
     gstart = rows.new(gstate.shape)
@@ -171,4 +175,5 @@ def backward(
         gp,
         gstart[1],
     )
-    return [*rows.fill_all(gxs), rows.gradient(gp), rows.fill(*gstart)]
+    found = operator.together(rows.fill_all(gxs))
+    return [*found, rows.gradient(gp), rows.fill(*gstart)]

@@ -5,7 +5,10 @@ exported model carries its recursions with it and reading one back only parses i
 
     1 1; mul z0 p0; add x0 v0 | v1 | v1
 
-is y[n] = z[n] = x[n] + p0 z[n-1], with the numbers of parameters and states in front.
+is y[n] = z[n] = x[n] + p0 z[n-1], with the numbers of parameters and states in front. A step in
+which channels meet has their number behind these two, and an output for each channel that it gives:
+
+    1 1 2; mul p0 z0; add x1 v0; sub x0 v0 | v2 v1 | v1
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ _ARGUMENTS = {**dict.fromkeys(UNARY, 1), **dict.fromkeys(BINARY, 2), "select": 3
 
 
 def to_text(step: Step) -> str:
-    """A step with one input and one output as text; equal steps give equal texts."""
+    """A step as text; equal steps give equal texts."""
     roots = [*step.outputs, *step.next_states]
     names = {id(x): f"x{i}" for i, x in enumerate(step.inputs)}
     names |= {id(p): f"p{i}" for i, p in enumerate(step.params)}
@@ -50,6 +53,8 @@ def to_text(step: Step) -> str:
             lines.append(" ".join([expr.op, *(names[id(arg)] for arg in expr.args)]))
             names[id(expr)] = f"v{len(lines) - 1}"
     head = f"{len(step.params)} {len(step.states)}"
+    if _joint(step):
+        head += f" {len(step.inputs)}"
     outputs, following = (
         " ".join(names[id(e)] for e in group) for group in (step.outputs, step.next_states)
     )
@@ -66,11 +71,12 @@ def parse(text: str) -> Step:
     try:
         program, outputs, following = text.split("|")
         head, *lines = program.split(";")
-        params, states = (int(n) for n in head.split())
-        x = leaf("x0")
+        params, states, *channels = (int(n) for n in head.split())
+        inputs = channels[0] if channels else 1
+        x = tuple(leaf(f"x{i}") for i in range(inputs))
         p = tuple(leaf(f"p{i}") for i in range(params))
         z = tuple(leaf(f"z{i}") for i in range(states))
-        known = {e.name: e for e in (x, *p, *z)}
+        known = {e.name: e for e in (*x, *p, *z)}
 
         def value(name: str) -> Expr:
             return known[name] if name in known else constant(float.fromhex(name))
@@ -82,34 +88,54 @@ def parse(text: str) -> Step:
             known[f"v{i}"] = Expr(op, tuple(value(name) for name in names))
         results = tuple(value(name) for name in outputs.split())
         nexts = tuple(value(name) for name in following.split())
-        if len(results) != 1 or len(nexts) != states or not states:
+        step = Step(x, p, z, results, nexts)
+        if _joint(step) != bool(channels) or not (x and results):
+            raise ValueError(text)
+        if len(nexts) != states or not states:
             raise ValueError(text)
     except (ValueError, KeyError) as error:
         raise CompileError(f"no recursion: {text!r} ({error})", where=f"dsp.{NAME}") from error
-    return Step((x,), p, z, results, nexts)
+    return step
+
+
+def _joint(step: Step) -> bool:
+    return (len(step.inputs), len(step.outputs)) != (1, 1)
+
+
+def is_joint(text: str) -> bool:
+    """Whether the channels of a signal meet in the step of a text."""
+    return _joint(parse(text))
 
 
 @cache
 def operator(text: str) -> SampleOperator:
     """The sample-wise operator of a text."""
     step = parse(text)
-    return SampleOperator(NAME, lambda _: step, 1, lambda _: (len(step.states),))
+    return SampleOperator(
+        NAME,
+        lambda _: step,
+        1,
+        lambda _: (len(step.states),),
+        tuple(x.name for x in step.inputs),
+        len(step.outputs),
+        _joint(step),
+    )
 
 
 register_family(NAME, operator)
 
 
 def recurrence(x: Tensor, parameters: Tensor, state: Tensor, text: str) -> tuple[Tensor, Tensor]:
-    """Run a recursion over the samples of every channel.
+    """Run a recursion over the samples of every channel, or of all channels together.
 
     Args:
         x: (..., channels, samples), float32 or float64.
-        parameters: (count,) for all channels or (channels, count).
-        state: (..., channels, states).
+        parameters: (count,) for all channels or (channels, count); together: (count,).
+        state: (..., channels, states); together: (..., 1, states).
         text: The step, see `to_text`.
 
     Returns:
-        The output like `x`, and the state after the last sample.
+        The output like `x`, or (..., outputs, samples), and the state after the last sample.
 
     Raises:
         SignalError: Shapes or types that do not fit together.
@@ -126,10 +152,14 @@ def _type_rule(args: Sequence[relax.Expr]) -> relax.Type:
         raise CompileError("the step must be a text", where=f"dsp.{NAME}")
     step = parse(str(text.value))
     channels, samples = signal_shape(NAME, x)
+    outputs = channels
+    if _joint(step):
+        expect_shape(NAME, "x", x, (len(step.inputs), samples), dtype="float32")
+        channels, outputs = 1, len(step.outputs)
     count = len(step.params)
     expect_shape(NAME, "parameters", parameters, (count,), (channels, count), dtype="float32")
     expect_shape(NAME, "state", state, (channels, len(step.states)), dtype="float32")
-    return relax.TupleType([signal_type(channels, samples), state.ty])
+    return relax.TupleType([signal_type(outputs, samples), state.ty])
 
 
 define(RelaxOperator(NAME, ("x", "parameters", "state", "step"), _type_rule))

@@ -33,6 +33,8 @@ BLOCK_MODULES = (
     "between",
     "table",
 )
+# Defined in their own modules, and run in loops over samples.
+SAMPLE_MODULES = ("recurrence", "swept_delay")
 
 TypeRule = Callable[["Sequence[relax.Expr]"], "relax.Type"]
 Legalize = Callable[["relax.BlockBuilder", "relax.Call"], "relax.Expr"]
@@ -70,7 +72,7 @@ def define(entry: RelaxOperator) -> RelaxOperator:
 
 def operators() -> tuple[RelaxOperator, ...]:
     """Every operator, sorted by name."""
-    for module in (*BLOCK_MODULES, "recurrence"):
+    for module in (*BLOCK_MODULES, *SAMPLE_MODULES):
         importlib.import_module(f"microddsp.relax_ops.{module}")
     return tuple(_OPERATORS[name] for name in sorted(_OPERATORS))
 
@@ -294,6 +296,13 @@ define(
     RelaxOperator("peaks", ("x", "highest", "coefficients", "state"), _float_rule("peaks", 4, 4))
 )
 define(RelaxOperator("swept", ("x", "cutoff", "coefficients", "state"), _float_rule("swept", 7, 2)))
+define(
+    RelaxOperator(
+        "swept_quality",
+        ("x", "cutoff", "quality", "coefficients", "state"),
+        _float_rule("swept_quality", 8, 2),
+    )
+)
 define(RelaxOperator("player", _FILTER, _float_rule("player", 5, 3, outputs=2)))
 define(
     RelaxOperator(

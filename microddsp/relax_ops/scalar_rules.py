@@ -199,7 +199,7 @@ RULES: dict[Any, Callable[..., Any]] = {
         for kind in ("Scalar", "Tensor")
     },
 }
-# Of one channel, values may have any shape: its numbers are told apart.
+# Where all numbers are told apart, values may have any shape.
 REARRANGING: dict[Any, Callable[..., Any]] = {
     aten.select.int: lambda x, dim, index: np.take(x, index, axis=dim),
     aten.slice.Tensor: _slice,

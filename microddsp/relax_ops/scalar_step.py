@@ -21,24 +21,30 @@ from microddsp.relax_ops.scalar_rules import (
 # Larger steps become loops over their tensors: unrolled they would fill the flash.
 LARGEST = 200
 MOST_STATES = 16
+MOST_CHANNELS = 8
 
 
 def scalar_step(body: fx.GraphModule, states: int, channels: int) -> Step | None:
-    """The step of one channel, or None if the graph is none.
+    """The step of one channel, or of all together if they meet; None if the graph is neither.
 
-    Of several channels each must be for itself: then every value has one number per channel, or
-    one for all.
+    Where each channel is for itself every value has one number per channel, or one for all.
     """
-    try:
-        return _Reader(channels).read(body, states)
-    except NoFormulaError:
-        return None
+    tries = [_Reader(channels, each=True)] if channels > 1 else []
+    if channels <= MOST_CHANNELS:
+        tries.append(_Reader(channels, each=False))
+    for reader in tries:
+        try:
+            return reader.read(body, states)
+        except NoFormulaError:
+            continue
+    return None
 
 
 class _Reader:
-    def __init__(self, channels: int) -> None:
-        self.channels = channels
-        self.leaves: list[tuple[Expr, ...]] = []
+    """`each`: values are seen by one channel, else all their numbers are told apart."""
+
+    def __init__(self, channels: int, *, each: bool) -> None:
+        self.channels, self.each = channels, each
 
     def read(self, body: fx.GraphModule, states: int) -> Step:
         values: dict[fx.Node, Array] = {}
@@ -57,7 +63,9 @@ class _Reader:
                 output = self._result(node.args[0][-1], values)
         nexts = tuple(e for array in following for e in array.flat)
         outputs = tuple(output.flat)
-        if len(outputs) != 1 or len(nexts) != len(groups[0]) or len(nexts) > MOST_STATES:
+        if not outputs or len(outputs) > (1 if self.each else MOST_CHANNELS):
+            raise NoFormulaError
+        if len(nexts) != len(groups[0]) or len(nexts) > MOST_STATES:
             raise NoFormulaError
         if len(in_order([*outputs, *nexts])) > LARGEST:
             raise NoFormulaError
@@ -73,7 +81,7 @@ class _Reader:
         if value.dtype not in (torch.float32, torch.float64, torch.bool):
             raise NoFormulaError
         shape = tuple(int(n) for n in value.shape)
-        if self.channels == 1:
+        if not self.each:
             return shape
         if shape not in ((), (self.channels,)):
             raise NoFormulaError
@@ -90,7 +98,7 @@ class _Reader:
         return array
 
     def _constant(self, value: Tensor) -> Array:
-        if self.channels > 1 and value.dim() > 0 and not bool((value == value.flatten()[0]).all()):
+        if self.each and value.dim() > 0 and not bool((value == value.flatten()[0]).all()):
             raise NoFormulaError
         array: Array = np.empty(self._shape(value), object)
         for index in np.ndindex(array.shape):
@@ -103,9 +111,7 @@ class _Reader:
         return values[node]
 
     def _call(self, node: fx.Node, values: dict[fx.Node, Array]) -> Array:
-        rule = RULES.get(node.target) or (
-            REARRANGING.get(node.target) if self.channels == 1 else None
-        )
+        rule = RULES.get(node.target) or (None if self.each else REARRANGING.get(node.target))
         if rule is None:
             raise NoFormulaError
         args = fx.node.map_arg(node.args, lambda n: values[n])

@@ -147,7 +147,7 @@ def _legalize(builder: relax.BlockBuilder, node: relax.Call) -> relax.Expr:
         raise CompileError(
             "the delay must be known when compiling",
             where="dsp.tapped_delay",
-            hint="a delay that follows a signal is not compiled",
+            hint="dsp.SweptDelay is a delay that follows a signal",
         )
     channels, block = (int(dim) for dim in x.ty.shape.values)
     weights = np.broadcast_to(taps.value.numpy(), (channels, int(taps.ty.shape.values[-1])))

@@ -21,7 +21,7 @@ def register(operator: SampleOperator) -> None:
 
 def register_family(name: str, find: Callable[[str], SampleOperator]) -> None:
     """Make `torch.ops.microddsp.<name>` for operators told apart by a text, the last argument.
-    They take one signal and give one."""
+    They take one signal and give one, whose channels may be others for a joint operator."""
     _connect(name, ("x",), 1, ", str text", find)
 
 
@@ -78,7 +78,13 @@ def _connect(
         mutates_args=(),
         schema=f"({known}, {cotangents}{text}) -> ({', '.join(['Tensor'] * count)})",
     )
-    one.register_fake(lambda *a: like(*(a[0] for _ in range(outputs)), a[count - 1]))
+
+    def results_like(*arguments: Any) -> tuple[Tensor, ...]:
+        operator, x = find(*arguments[count:]), arguments[0]
+        shape = (*x.shape[:-2], operator.outputs, x.shape[-1]) if operator.joint else x.shape
+        return (*(x.new_empty(shape) for _ in range(outputs)), *like(arguments[count - 1]))
+
+    one.register_fake(results_like)
     two.register_fake(lambda *a: like(*a[:count]))
 
     def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

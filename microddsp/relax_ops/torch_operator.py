@@ -30,7 +30,7 @@ class _Recursion(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        count = len(ctx.operator.inputs)
+        count = len(ctx.operator.signals)
         signals, (parameters, state, *saved) = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
         if torch.is_grad_enabled():  # create_graph: somebody will differentiate this again
             values = (*signals, parameters, state)
@@ -77,9 +77,10 @@ def plain(operator: SampleOperator, *values: Tensor) -> tuple[Tensor, ...]:
     rank = operator.parameter_rank
     flat = coefficients.reshape(*coefficients.shape[: coefficients.dim() - rank], -1)
     step = operator.step(flat.shape[-1])
+    signals = operator.apart(signals, len(operator.inputs))
     start = state.reshape(*signals[0].shape[:-1], -1)
     *outputs, following = reference.run(step, signals, flat, start)
-    return (*outputs, following.reshape(state.shape))
+    return (*operator.together(outputs), following.reshape(state.shape))
 
 
 def apply(
@@ -161,7 +162,7 @@ def check(
         )
     if x.dtype not in DTYPES:
         raise SignalError(f"a signal is float32 or float64, not {x.dtype}", where=where)
-    named = zip(operator.inputs, signals, strict=True)
+    named = zip(operator.signals, signals, strict=True)
     for what, value in (*named, ("coefficients", coefficients), ("state", state)):
         if value.dtype != x.dtype or value.device != x.device:
             raise SignalError(
@@ -169,23 +170,30 @@ def check(
                 f"got {value.dtype} on {value.device}",
                 where=where,
             )
-    for what, value in zip(operator.inputs, signals, strict=True):
+    for what, value in zip(operator.signals, signals, strict=True):
         if value.shape != x.shape:
             raise SignalError(
-                f"{what} of shape {tuple(value.shape)} does not fit {operator.inputs[0]} of "
+                f"{what} of shape {tuple(value.shape)} does not fit {operator.signals[0]} of "
                 f"shape {tuple(x.shape)}",
                 where=where,
             )
+    channels = x.shape[-2]
+    if operator.joint:
+        if channels != len(operator.inputs):
+            raise SignalError(
+                f"the step takes {len(operator.inputs)} channels, got {channels}", where=where
+            )
+        channels = 1
     rank = operator.parameter_rank
     own = coefficients.shape[: coefficients.dim() - rank]
-    if coefficients.dim() < rank or own not in ((), (x.shape[-2],)):
+    if coefficients.dim() < rank or own not in ((), (channels,)):
         raise SignalError(
             f"coefficients of shape {tuple(coefficients.shape)} fit neither all channels nor "
-            f"each of {x.shape[-2]}",
+            f"each of {channels}",
             where=where,
         )
     count = math.prod(coefficients.shape[coefficients.dim() - rank :])
-    expected = (*x.shape[:-1], *operator.state_shape(count))
+    expected = (*x.shape[:-2], channels, *operator.state_shape(count))
     if tuple(state.shape) != expected:
         raise SignalError(
             f"the state must have shape {expected}, got {tuple(state.shape)}", where=where

@@ -16,6 +16,7 @@ from microddsp.relax_ops.recurrence import NAME as RECURRENCE
 from microddsp.relax_ops.recurrence import operator as recurrence_of
 from microddsp.relax_ops.sample_operator import SAMPLE_OPERATORS
 from microddsp.relax_ops.scalar_rules import clipped, is_truth, number
+from microddsp.relax_ops.swept_delay import NAME as SWEPT_DELAY
 from microddsp.schedules.filter_form import split_gain
 from microddsp.schedules.graph import (
     builder_without_main,
@@ -25,7 +26,7 @@ from microddsp.schedules.graph import (
     static_shape,
 )
 from microddsp.schedules.loop_memory import Tensor, constants
-from microddsp.schedules.sample_groups import DECIMATE, SAMPLE_CALLS, Group, group
+from microddsp.schedules.sample_groups import DECIMATE, SAMPLE_CALLS, Group, group, joint_outputs
 from microddsp.schedules.sample_loop import SampleLoop
 
 _UNARY: dict[str, Callable[[Expr], Expr]] = {
@@ -237,6 +238,11 @@ def _emit_loop(
             tensors[b.var, 0] = counted
             signals[b.var, 1] = event
             tensors[b.var, 2] = following
+        elif kind == f"dsp.{SWEPT_DELAY}":
+            x, delay, line, place = call.args
+            delayed, ring, after = loop.delay(signal(x), signal(delay), tensor(line), tensor(place))
+            signals[b.var, 0] = delayed
+            tensors[b.var, 1], tensors[b.var, 2] = ring, after
         elif kind in SAMPLE_CALLS:
             given = list(call.args)
             operator = (
@@ -249,11 +255,18 @@ def _emit_loop(
             step = operator.step(len(params))
             if kind == "dsp.sos":
                 step = split_gain(step, params)
-            results, following = loop.apply(
-                step, [signal(x) for x in inputs], params, tensor(state)
-            )
-            signals.update({(b.var, i): value for i, value in enumerate(results)})
-            tensors[b.var, len(results)] = following
+            if operator.joint:
+                source = tensor(inputs[0])
+                heard = [loop.load(source, row=i) for i in range(len(operator.inputs))]
+            else:
+                heard = [signal(x) for x in inputs]
+            results, following = loop.apply(step, heard, params, tensor(state))
+            if joint_outputs(call) > 1:
+                tensors[b.var, 0] = loop.store_rows(results)
+                tensors[b.var, 1] = following
+            else:
+                signals.update({(b.var, i): value for i, value in enumerate(results)})
+                tensors[b.var, len(results)] = following
         elif kind == DECIMATE:
             x, factor = call.args
             tensors[b.var, -1] = loop.store(signal(x), every=int(factor))
@@ -279,11 +292,12 @@ def _emit_loop(
         for var in wanted
     ]
     function = loop.build(name, outputs, unroll=unroll)
-    types = [relax.TensorType(t.shape, t.dtype) for t in outputs]
+    made = function.params[len(args) :]
+    types = [relax.TensorType([int(n) for n in p.shape], str(p.dtype)) for p in made]
     called = builder.emit(relax.call_tir(builder.add_func(function, name), args, out_ty=types))
 
     def result(i: int, var: relax.Var) -> relax.Expr:
-        one = called if len(wanted) == 1 else builder.emit(relax.TupleGetItem(called, i))
+        one = called if len(made) == 1 else builder.emit(relax.TupleGetItem(called, i))
         # a truth leaves the loop as a number
         return builder.emit(relax.op.astype(one, "bool")) if str(var.ty.dtype) == "bool" else one
 

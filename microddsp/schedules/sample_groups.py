@@ -1,8 +1,9 @@
 """Which operators share a sample loop.
 
 Every binding gets a level: a loop runs at the level of its deepest input, anything else one
-level later. Sample-wise operators of one level, one signal shape and one connected piece form a
-group; by construction no group waits for something that waits for the group.
+level later, and so does a recursion in which channels meet. Sample-wise operators of one level,
+one signal shape and one connected piece form a group; by construction no group waits for
+something that waits for the group.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from dataclasses import dataclass, field
 from tvm import relax
 
 from microddsp.relax_ops.recurrence import NAME as RECURRENCE
+from microddsp.relax_ops.recurrence import operator as recurrence_of
 from microddsp.relax_ops.sample_operator import SAMPLE_OPERATORS
+from microddsp.relax_ops.swept_delay import NAME as SWEPT_DELAY
 from microddsp.schedules.graph import operands, operator_name, static_shape
 
 # relax element-wise operators that have a scalar expression, by number of signal operands
@@ -53,6 +56,7 @@ _DTYPES = ("float32", "bool")
 SAMPLE_CALLS = {
     "dsp.event_counter",
     "dsp.decode_input",
+    f"dsp.{SWEPT_DELAY}",
     *(f"dsp.{name}" for name in (*SAMPLE_OPERATORS, RECURRENCE)),
 }
 
@@ -76,6 +80,8 @@ def signal_shape(call: relax.Call) -> tuple[int, int] | None:
         shape = static_shape(call)
     elif name in SAMPLE_CALLS:
         shape = static_shape(call.args[0])
+        if shape is not None and joint_outputs(call):
+            shape = (1, *shape[1:])
     elif name in ELEMENTWISE:
         shape = static_shape(call)
         if str(call.ty.dtype) not in _DTYPES:
@@ -87,6 +93,14 @@ def signal_shape(call: relax.Call) -> tuple[int, int] | None:
     if shape is None or len(shape) != 2:
         return None
     return shape[0], shape[1]
+
+
+def joint_outputs(call: relax.Expr) -> int:
+    """How many channels a recursion gives in which channels meet; 0 for any other call."""
+    if operator_name(call) != f"dsp.{RECURRENCE}":
+        return 0
+    operator = recurrence_of(str(call.args[-1].value))
+    return operator.outputs if operator.joint else 0
 
 
 def _fits(arg: relax.Expr, shape: tuple[int, ...] | None) -> bool:
@@ -134,6 +148,10 @@ def group(bindings: Sequence[relax.VarBinding]) -> list[Group]:
         if shape is None:
             level[binding.var] = deepest + 1
             continue
+        channels = joint_outputs(value)
+        if channels:
+            # it reads channels that a loop over channels has to give first
+            deepest += 1
         level[binding.var] = deepest
         mine = len(parent)
         parent.append(mine)
@@ -141,7 +159,8 @@ def group(bindings: Sequence[relax.VarBinding]) -> list[Group]:
             other = piece.get(var)
             if other is not None and other[:2] == (deepest, shape):
                 parent[root(other[2])] = root(mine)
-        piece[binding.var] = (deepest, shape, mine)
+        if channels < 2:  # several channels leave the loop in memory
+            piece[binding.var] = (deepest, shape, mine)
         shapes[mine] = shape
         members[mine].append(binding)
     groups: dict[int, Group] = {}

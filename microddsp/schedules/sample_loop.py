@@ -14,12 +14,8 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from microddsp.relax_ops.event_counter import (
-    emit_event_counter,
-    load_registers,
-    store_registers,
-)
-from microddsp.relax_ops.expression import Expr, Step, leaf, substitute, unary
+from microddsp.relax_ops.expression import Expr, Step, in_order, leaf, substitute, unary
+from microddsp.schedules.loop_machines import Counter, Line, Machine, Memory
 from microddsp.schedules.loop_memory import (
     Tensor,
     element_of,
@@ -27,7 +23,7 @@ from microddsp.schedules.loop_memory import (
     sample_of,
     store_element,
 )
-from microddsp.schedules.scalar_code import Value, count_uses, emit, float32
+from microddsp.schedules.scalar_code import Value, count_uses, emit
 
 
 @dataclass(slots=True)
@@ -38,15 +34,24 @@ class _State:
     following: list[Expr] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class _Counter:
-    source: int
-    target: Tensor
-    count: Tensor
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """Of the loop's channel, or of channel `row`."""
+
+    value: Expr
+    index: int
+    interleaved: bool
+    row: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Store:
+    """Every so many samples, to the loop's channel or to channel `row`."""
+
     signal: Expr
-    thresholds: tuple[Expr, Expr]
-    refractory_samples: int
-    event: Expr
+    target: Tensor
+    every: int
+    row: int | None
 
 
 class SampleLoop:
@@ -58,22 +63,22 @@ class SampleLoop:
         self.inputs: list[Tensor] = []
         self.outputs: list[Tensor] = []
         self.inplace: list[tuple[int, int]] = []
-        self._loads: list[tuple[Expr, int, bool]] = []  # leaf, tensor, interleaved
+        self._loads: list[_Load] = []
         self._tables: list[tuple[Expr, int, int]] = []  # leaf, tensor, element of the channel
         self._states: list[_State] = []
-        self._counters: list[_Counter] = []
-        self._signals: list[tuple[Expr, Tensor, int]] = []  # written every so many samples
-        self._order: list[_Counter] = []
+        self._machines: list[Machine] = []
+        self._signals: list[_Store] = []
 
     def tensor(self, shape: Sequence[int], dtype: str) -> int:
         """Add an input tensor; returns its index among the inputs."""
         self.inputs.append(Tensor(f"in{len(self.inputs)}", tuple(shape), dtype))
         return len(self.inputs) - 1
 
-    def load(self, index: int, *, interleaved: bool = False) -> Expr:
-        """The sample of input tensor `index` at the loop's channel and time; broadcasts size 1."""
+    def load(self, index: int, *, interleaved: bool = False, row: int | None = None) -> Expr:
+        """The sample of input tensor `index` at the loop's channel, or at channel `row`, and time;
+        broadcasts size 1."""
         value = leaf(f"load{len(self._loads)}")
-        self._loads.append((value, index, interleaved))
+        self._loads.append(_Load(value, index, interleaved, row))
         if self.inputs[index].dtype != "float32":
             return unary("to_float", value)
         return value
@@ -88,7 +93,6 @@ class SampleLoop:
         self, step: Step, inputs: Sequence[Expr], params: Sequence[Expr], state: int
     ) -> tuple[list[Expr], Tensor]:
         """Run a step on signals; returns its outputs and the tensor of its next state."""
-        source = self.inputs[state]
         leaves = tuple(leaf(f"state{state}_{i}") for i in range(len(step.states)))
         known = {
             id(old): new
@@ -97,7 +101,7 @@ class SampleLoop:
             )
         }
         done = substitute([*step.outputs, *step.next_states], known)
-        target = Tensor(f"next{state}", source.shape, source.dtype)
+        target = self._next(state)
         count = len(step.outputs)
         self._states.append(_State(state, target, leaves, done[count:]))
         return done[:count], target
@@ -110,25 +114,56 @@ class SampleLoop:
         state: int,
     ) -> tuple[Tensor, Expr, Tensor]:
         """The event counter: returns its count tensor, its 0/1 signal and its next state."""
-        source = self.inputs[state]
-        counter = _Counter(
-            state,
-            Tensor(f"next{state}", source.shape, source.dtype),
-            Tensor(f"count{state}", (self.channels, 1), "int32"),
+        counter = Counter(
             signal,
             thresholds,
             refractory_samples,
-            leaf(f"event{state}"),
+            self.inputs[state],
+            self._next(state),
+            Tensor(f"count{state}", (self.channels, 1), "int32"),
+            self._integers(),
         )
-        self._counters.append(counter)
-        return counter.count, counter.event, counter.target
+        self._machines.append(counter)
+        return counter.count, counter.result, counter.target
+
+    def delay(
+        self, signal: Expr, delay: Expr, line: int, place: int
+    ) -> tuple[Expr, Tensor, Tensor]:
+        """A delay that a signal drives: returns its signal, its next ring and its next place."""
+        ring = Line(
+            signal,
+            delay,
+            self.inputs[line],
+            self._next(line),
+            self.inputs[place],
+            self._next(place),
+            self._integers(),
+        )
+        self._machines.append(ring)
+        return ring.result, ring.target, ring.following
+
+    def _integers(self) -> int:
+        """How many the machines so far have."""
+        return sum(machine.registers for machine in self._machines)
+
+    def _next(self, state: int) -> Tensor:
+        source = self.inputs[state]
+        return Tensor(f"next{state}", source.shape, source.dtype)
 
     def store(self, signal: Expr, *, every: int = 1) -> Tensor:
         """Write a signal to memory, or its samples 0, `every`, ...; returns the output tensor."""
-        shape = (self.channels, self.samples // every)
-        target = Tensor(f"out{len(self._signals)}", shape, "float32")
-        self._signals.append((signal, target, every))
+        target = self._output(self.channels, every)
+        self._signals.append(_Store(signal, target, every, None))
         return target
+
+    def store_rows(self, signals: Sequence[Expr]) -> Tensor:
+        """Write signals to memory as the channels of one; returns the output tensor."""
+        target = self._output(len(signals), 1)
+        self._signals.extend(_Store(signal, target, 1, i) for i, signal in enumerate(signals))
+        return target
+
+    def _output(self, channels: int, every: int) -> Tensor:
+        return Tensor(f"out{len(self._signals)}", (channels, self.samples // every), "float32")
 
     def build(self, name: str, outputs: Sequence[Tensor], *, unroll: int | None) -> tirx.PrimFunc:
         """The TIR function: parameters are the inputs, then `outputs` in the given order.
@@ -136,16 +171,27 @@ class SampleLoop:
         `unroll` samples share a pass of the loop; None chooses.
         """
         unroll = min(self._unroll() if unroll is None else unroll, self.samples)
-        names = [t.name for t in outputs]
-        pairs = []
-        held = [(s.target, s.source) for s in self._states]
-        held += [(k.target, k.source) for k in self._counters]
-        for target, source in held:
-            if target.name in names:
-                pairs.append([len(self.inputs) + names.index(target.name), source])
+        grown = [t for machine in self._machines for t in machine.grown]
+        outputs = [*outputs, *(t for t in grown if t not in outputs)]
+        places = {t.name: i for i, t in enumerate([*self.inputs, *outputs])}
+        held = [(s.target, self.inputs[s.source]) for s in self._states]
+        held += [pair for machine in self._machines for pair in machine.held]
+        pairs = [
+            (target, [places[target.name], places[source.name]])
+            for target, source in held
+            if target.name in places
+        ]
         with IRBuilder() as builder, T.prim_func():
             T.func_name(name)
-            T.func_attr({"tirx.noalias": True, "microddsp.inplace": pairs})
+            inplace = [pair for _, pair in pairs]
+            starting = [pair for target, pair in pairs if target in grown]
+            T.func_attr(
+                {
+                    "tirx.noalias": True,
+                    "microddsp.inplace": inplace,
+                    "microddsp.grown": starting,
+                }
+            )
             buffers = {
                 t.name: T.arg(t.name, tirx.decl_buffer(t.shape, t.dtype, t.name))
                 for t in [*self.inputs, *outputs]
@@ -161,7 +207,7 @@ class SampleLoop:
         """Samples a pass. A multiply-accumulate overwrites its addend, so states wander from
         register to register; after a few samples they are where they were, and nothing is moved.
         """
-        kept = {every for _, _, every in self._signals if every > 1}
+        kept = {store.every for store in self._signals if store.every > 1}
         whole = [u for u in (8, 7, 6, 5, 4) if self.samples % u == 0]
         even = [u for u in whole if all(u % k == 0 or k % u == 0 for k in kept)]
         return (even or whole or [4])[0]
@@ -173,10 +219,10 @@ class SampleLoop:
             for value, index, i in self._tables
         }
         registers: tirx.Buffer = T.alloc_buffer((floats,), "float32") if floats else None
-        ints: tirx.Buffer = (
-            T.alloc_buffer((3 * len(self._counters),), "int32") if self._counters else None
-        )
-        event = T.alloc_buffer((1,), "float32") if self._events_used(buffers) else None
+        count = self._integers()
+        ints: tirx.Buffer = T.alloc_buffer((count,), "int32") if count else None
+        event = T.alloc_buffer((1,), "float32") if self._events_used() else None
+        memory = Memory(c, buffers, ints, event)
         leaves = [value for state in self._states for value in state.leaves]
         at = 0
         for state in self._states:
@@ -185,14 +231,14 @@ class SampleLoop:
                     registers, element_of(buffers, self.inputs[state.source], c, i), [at + i]
                 )
             at += len(state.leaves)
-        for k, counter in enumerate(self._counters):
-            load_registers(buffers[self.inputs[counter.source].name], c, ints, 3 * k)
+        for machine in self._machines:
+            machine.load(memory)
 
         def body(start: Value | int, count: int) -> None:
             carried = {id(v): T.bind(registers[i]) for i, v in enumerate(leaves)}
             for u in range(count):
                 place = (start, u, count)
-                carried = self._sample(c, place, fixed, carried, buffers, ints, event)
+                carried = self._sample(place, fixed, carried, memory)
             for i, value in enumerate(leaves):
                 T.buffer_store(registers, carried[id(value)], [i])
 
@@ -210,59 +256,45 @@ class SampleLoop:
                 if state.target.name in buffers:
                     store_element(buffers, state.target, c, i, registers[at + i])
             at += len(state.leaves)
-        for k, counter in enumerate(self._counters):
-            if counter.target.name in buffers:
-                store_registers(buffers[counter.target.name], c, ints, 3 * k, self.samples)
-            if counter.count.name in buffers:
-                store_element(buffers, counter.count, c, 0, ints[3 * k + 2])
+        for machine in self._machines:
+            machine.store(memory, self.samples)
 
     def _sample(
         self,
-        c: Value | int,
         place: tuple[Value | int, int, int],
         fixed: dict[int, Value],
         carried: dict[int, Value],
-        buffers: dict[str, tirx.Buffer],
-        ints: tirx.Buffer | None,
-        event: tirx.Buffer | None,
+        memory: Memory,
     ) -> dict[int, Value]:
+        c, buffers = memory.channel, memory.buffers
         start, u, unroll = place  # sample u of a pass of so many, which starts at `start`
         n = start + u
         values = dict(fixed) | carried
         following = [expr for state in self._states for expr in state.following]
-        signals = [signal for signal, *_ in self._signals]
-        heard = [e for k in self._counters for e in (k.signal, *k.thresholds)]
+        signals = [store.signal for store in self._signals]
+        heard = [e for machine in self._machines for e in machine.heard]
         uses = count_uses([*signals, *following, *heard])
-        for value, index, interleaved in self._loads:
-            values[id(value)] = T.bind(sample_of(buffers, self.inputs[index], c, n, interleaved))
-        for k, counter in enumerate(self._counters):
-            x, high, low = emit([counter.signal, *counter.thresholds], values, uses)
-            if event is not None:
-                T.buffer_store(event, float32(0.0), [0])
-            emit_event_counter(
-                x,
-                n,
-                high,
-                low,
-                counter.refractory_samples,
-                ints,
-                3 * k,
-                None if event is None else (event, 0),
+        for load in self._loads:
+            channel = c if load.row is None else load.row
+            values[id(load.value)] = T.bind(
+                sample_of(buffers, self.inputs[load.index], channel, n, load.interleaved)
             )
-            if event is not None:
-                values[id(counter.event)] = T.bind(event[0])
+        for machine in self._machines:
+            result = machine.run(emit(machine.heard, values, uses), n, memory)
+            if result is not None:
+                values[id(machine.result)] = result
         done = emit([*signals, *following], values, uses)
-        for (_, target, every), value in zip(self._signals, done, strict=False):
-            if target.name in buffers:
-                keep_sample(buffers[target.name], value, c, start, u, unroll, every)
+        for store, value in zip(self._signals, done, strict=False):
+            if store.target.name in buffers:
+                channel = c if store.row is None else store.row
+                target = buffers[store.target.name]
+                keep_sample(target, value, channel, start, u, unroll, store.every)
         leaves = [value for state in self._states for value in state.leaves]
         return {id(old): new for old, new in zip(leaves, done[len(signals) :], strict=True)}
 
-    def _events_used(self, buffers: dict[str, tirx.Buffer]) -> bool:
-        from microddsp.relax_ops.expression import in_order
-
-        roots = [signal for signal, *_ in self._signals]
+    def _events_used(self) -> bool:
+        roots = [store.signal for store in self._signals]
         roots += [expr for state in self._states for expr in state.following]
-        roots += [counter.signal for counter in self._counters]
-        events = {id(counter.event) for counter in self._counters}
+        roots += [expr for machine in self._machines for expr in machine.heard]
+        events = {id(m.result) for m in self._machines if isinstance(m, Counter)}
         return any(id(expr) in events for expr in in_order(roots))

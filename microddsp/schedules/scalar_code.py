@@ -10,7 +10,7 @@ from tvm.script.ir_builder import tirx as T
 
 from microddsp.relax_ops.expression import Expr, in_order
 
-# A call that is only its argument, see `_opaque`.
+# A call that is only its argument, see `opaque`.
 OPAQUE = "microddsp_opaque"
 
 Value = Any  # a TIR expression; tvm has no types
@@ -82,12 +82,12 @@ def emit(roots: Sequence[Expr], values: dict[int, Value], uses: dict[int, int]) 
             continue
         value = _build(expr, values)
         if uses[id(expr)] > 1 and expr.args:
-            value = T.bind(_opaque(value))
+            value = T.bind(opaque(value))
         values[id(expr)] = value
     return [values[id(root)] for root in roots]
 
 
-def _opaque(value: Value) -> Value:
+def opaque(value: Value) -> Value:
     """TVM's passes put bound values back into every use to simplify them, which takes time
     exponential in the number of selects one after another. What they take for a call with effects
     stays alone; the C generator's rewrites take the call away."""

@@ -9,6 +9,7 @@ from microddsp.training.gradients import GradientReport, verify_gradients
 from microddsp.training.loop import EarlyStop, Trained, compare, train
 from microddsp.training.readings import Readings
 from microddsp.training.recorders import CsvRecorder, ProgressRecorder, Row, TensorBoardRecorder
+from microddsp.training.rounding import Rounded, round_weights
 from microddsp.training.sample_rate import lower_rate
 from microddsp.training.scan import Scanned, scan
 from microddsp.training.truncated import TruncatedBackpropagation
@@ -23,6 +24,7 @@ __all__ = [
     "GradientReport",
     "ProgressRecorder",
     "Readings",
+    "Rounded",
     "Row",
     "Scanned",
     "TensorBoardRecorder",
@@ -40,6 +42,7 @@ __all__ = [
     "lower_rate",
     "random_inputs",
     "relaxations",
+    "round_weights",
     "rows",
     "scan",
     "spectral_losses",

@@ -86,7 +86,7 @@ def test_the_plain_printer_still_gets_that_maximum_wrong() -> None:
     keep = kernel.rewrite_for_c
     kernel.rewrite_for_c = lambda body, fma: body
     try:
-        mod, _ = lower(stale_maximum, "k", fma=False)
+        mod, *_ = lower(stale_maximum, "k", fma=False)
     finally:
         kernel.rewrite_for_c = keep
     target = tvm.target.Target({"kind": "c", "keys": ["cpu"]})

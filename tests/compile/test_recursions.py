@@ -48,6 +48,36 @@ def everything(x: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, T
     return y + torch.atan2(x, 1 + b[:2].abs()), {"a": 0.5 * b, "b": torch.flip(a, [0])}
 
 
+def cross(x: Tensor, z: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
+    """Each channel hears the other's past."""
+    left, right = x[0] + gain * z[1] * x[1], x[1] - gain * torch.tanh(z[0])
+    return torch.stack([left, right]), torch.stack([left, 0.5 * right])
+
+
+def middle(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    y = x.sum(0, keepdim=True) - 0.3 * z
+    return y, y
+
+
+class Meeting(nn.Module):
+    """Channels meet between filters, and again; what comes out is thinned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = dsp.Lowpass(200.0, sample_rate_hz=1000.0)
+        self.cross = dsp.Recurrence(cross, 0.2, parameters={"gain": 0.4})
+        self.after = dsp.Envelope(0.01, 0.02, sample_rate_hz=1000.0)
+        self.middle = dsp.Recurrence(middle, torch.ones(1))
+        self.last = dsp.OnePole(20.0, sample_rate_hz=1000.0)
+        self.delay = dsp.SweptDelay(0.02, sample_rate_hz=1000.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.before(x)
+        crossed = self.cross(y)
+        z = self.last(self.middle(self.after(crossed) + y))
+        return torch.cat([z, self.delay(z, 0.01 * y[:1].abs()), crossed], 0)
+
+
 class Cell(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -77,6 +107,7 @@ class Together(nn.Module):
                 "everything": dsp.Recurrence(
                     everything, {"a": torch.zeros(3), "b": torch.tensor([0.1, 0.2, -0.3])}
                 ),
+                "meeting": Meeting(),
                 "cell": dsp.Recurrence(Cell(), torch.zeros(5)),
                 "gru": nn.Sequential(dsp.GRU(2, 4, num_layers=2), dsp.GRU(4, 3, bias=False)),
             }
@@ -145,8 +176,21 @@ def test_a_filter_and_a_formula_share_a_loop() -> None:
     assert model.sources["m.c"].count("static void m_k") == 1
 
 
-def test_an_exported_program_carries_its_recursion() -> None:
-    block = dsp.Recurrence(oscillator, parameters={"increment": 0.1})
+def test_channels_that_meet_are_a_loop_between_loops() -> None:
+    model = microddsp.compile(Meeting(), torch.zeros(2, 16), target="cortex-m4f", name="m")
+    source = model.sources["m.c"]
+    assert source.count("_sample_loop") == 2 * 4 and "scan" not in source
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        dsp.Recurrence(oscillator, parameters={"increment": 0.1}),
+        dsp.Recurrence(cross, torch.zeros(2), parameters={"gain": 0.4}),
+    ],
+    ids=["each channel", "together"],
+)
+def test_an_exported_program_carries_its_recursion(block: nn.Module) -> None:
     x = signal(16)
     file = io.BytesIO()
     torch.export.save(torch.export.export(block, (x,), strict=False), file)

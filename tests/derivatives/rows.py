@@ -139,26 +139,47 @@ class TorchCubed(torch.autograd.Function):
 
 
 class Driven(torch.nn.Module):
-    """A low-pass whose cut-off is the signal that it filters."""
+    """A low-pass whose cut-off is the signal that it filters, and its quality too if `moving`."""
 
-    def __init__(self) -> None:
+    def __init__(self, moving: bool = False) -> None:
         super().__init__()
-        self.filter = dsp.SweptFilter("lowpass", 2.0, sample_rate_hz=RATE)
+        self.filter = dsp.SweptFilter("lowpass", None if moving else 2.0, sample_rate_hz=RATE)
+        self.moving = moving
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.filter(x, 120.0 + 40.0 * x)
+        quality = [1.0 + 0.3 * x] if self.moving else []
+        y: Tensor = self.filter(x, 120.0 + 40.0 * x, *quality)
         return y
 
 
-def driven(x: np.ndarray) -> np.ndarray:
+def driven(x: np.ndarray, moving: bool = False) -> np.ndarray:
     """Trapezoidal integrators, each sample's linear system solved."""
     y, s = np.empty_like(x), np.zeros(2)
     for n, sample in enumerate(x[0]):
         g = np.tan(np.pi * (120.0 + 40.0 * sample) / RATE)
-        v = np.linalg.solve([[1 + g / 2.0, g], [-g, 1.0]], [s[0] + g * sample, s[1]])
+        q = 1.0 + 0.3 * sample if moving else 2.0
+        v = np.linalg.solve([[1 + g / q, g], [-g, 1.0]], [s[0] + g * sample, s[1]])
         s = 2 * v - s
         y[0, n] = v[1]
     return y
+
+
+class Swaying(torch.nn.Module):
+    """A delay that the signal itself drives, around 7.3 samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.delay = dsp.SweptDelay(0.02, sample_rate_hz=RATE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.delay(x, 0.0073 + 0.0029 * x)
+        return y
+
+
+def swaying(x: np.ndarray) -> np.ndarray:
+    past = np.concatenate([np.zeros(20), x[0]])
+    now = np.arange(x.shape[-1])
+    return np.interp(now - RATE * (0.0073 + 0.0029 * x), np.arange(-20, x.shape[-1]), past)
 
 
 def tone(x: np.ndarray) -> np.ndarray:
@@ -272,6 +293,7 @@ CASES: dict[str, Case] = {
     "delay, learned": Case(
         lambda: dsp.LearnableDelay(0.0034, max_s=0.02, sample_rate_hz=RATE), late
     ),
+    "delay, moving": Case(Swaying, swaying),
     "recursion, one pole": Case(lambda: dsp.OnePole(60.0, sample_rate_hz=RATE), one_pole),
     "recursion, sections": filtered(lambda: dsp.Bandpass(60.0, 160.0, 2, sample_rate_hz=RATE)),
     "recursion, state-variable": Case(
@@ -281,6 +303,7 @@ CASES: dict[str, Case] = {
         ),
     ),
     "recursion, moving cut-off": Case(Driven, driven),
+    "recursion, moving quality": Case(lambda: Driven(moving=True), lambda x: driven(x, True)),
     "recursion with a branch": Case(
         lambda: dsp.Envelope(0.002, 0.02, sample_rate_hz=RATE), follower
     ),

@@ -147,6 +147,9 @@ BLOCKS: dict[str, Callable[[], dsp.Block]] = {
     "recurrence of two states": lambda: dsp.Recurrence(
         two_states, {"a": 0.2, "b": torch.nn.Parameter(torch.tensor(-0.1))}, parameters={"g": 0.6}
     ),
+    "recurrence in which channels meet": lambda: dsp.Recurrence(
+        lambda x, z, g: x + g * torch.tanh(z.flip(0)), torch.zeros(2), parameters={"g": 0.6}
+    ),
     "delay in a loop": lambda: dsp.Recurrence(
         string, {"line": torch.zeros(2, 11)}, parameters={"loss": torch.tensor(0.97)}
     ),

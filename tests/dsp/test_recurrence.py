@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 import microddsp
-from microddsp import dsp
-from microddsp.errors import CompileError, ParameterError
+from microddsp import dsp, relax_ops
+from microddsp.errors import CompileError, ParameterError, SignalError
 from microddsp.relax_ops.recurrence import parse, to_text
 
 
@@ -302,14 +302,106 @@ def test_arguments_that_cannot_be(arguments: dict[str, object], says: str) -> No
         dsp.Recurrence(**{"step": leaky, **arguments})
 
 
-def test_a_step_survives_its_text() -> None:
-    text = dsp.Recurrence(accumulator, parameters={"increment": 0.1})._program(torch.zeros(1, 1))
+def cross(x: Tensor, z: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
+    """Each channel hears the other's past."""
+    left, right = x[0] + gain * z[1] * x[1], x[1] - gain * torch.tanh(z[0])
+    return torch.stack([left, right]), torch.stack([left, 0.5 * right])
+
+
+def middle(x: Tensor, z: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """One channel of three; a state of each and one of all."""
+    low = 0.9 * z["low"] + 0.1 * x
+    y = low.sum(0, keepdim=True) - z["last"]
+    return y, {"low": low, "last": y * x[2]}
+
+
+def spread(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Three channels of one."""
+    z = 0.5 * z + x
+    return torch.cat([x, z, x - z]), z
+
+
+MEETING: dict[str, tuple[Callable[[], dsp.Recurrence], int]] = {
+    "cross": (lambda: dsp.Recurrence(cross, torch.zeros(2), parameters={"gain": 0.4}), 2),
+    "a start for each": (lambda: dsp.Recurrence(cross, 0.3, parameters={"gain": 0.4}), 2),
+    "middle": (lambda: dsp.Recurrence(middle, {"low": 0.2, "last": torch.tensor([-0.1])}), 3),
+    "spread": (lambda: dsp.Recurrence(spread, torch.nn.Parameter(torch.ones(1))), 1),
+}
+
+
+@pytest.mark.parametrize("name", MEETING)
+def test_channels_may_meet_in_a_formula(name: str) -> None:
+    make, channels = MEETING[name]
+    block, plain = make().double(), make().double()
+    assert is_formula(block, channels)
+    x = noise(3, channels, 40).requires_grad_()
+    plain._program = lambda x: None  # as tensors, through a scan in torch
+    assert plain.initial_state(x).keys() == set(plain.keys)
+    y, expected = block(x), plain(x)
+    torch.testing.assert_close(y, expected)
+    assert y.grad_fn is not None and "_Recursion" in y.grad_fn.name()
+    weights = torch.cos(torch.arange(y.numel()).double()).reshape(y.shape)
+    for one, other in zip(
+        torch.autograd.grad((y * weights).sum(), [x, *block.parameters()]),
+        torch.autograd.grad((expected * weights).sum(), [x, *plain.parameters()]),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+    with torch.no_grad(), microddsp.streaming(block):
+        for _ in range(2):
+            streamed = torch.cat([block(part) for part in x.split([1, 30, 9], -1)], -1)
+            torch.testing.assert_close(streamed, y, rtol=0, atol=1e-12)
+            microddsp.reset(block)
+
+
+def test_all_derivatives_of_a_formula_in_which_channels_meet() -> None:
+    text = MEETING["cross"][0]()._program(torch.zeros(2, 1))
+    assert text is not None
+
+    def run(x: Tensor, gain: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        return relax_ops.recurrence(x, gain, state, text)
+
+    values = [v.clone().requires_grad_() for v in (noise(2, 2, 6), noise(1), noise(2, 1, 2))]
+    assert torch.autograd.gradcheck(run, values, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(run, values)
+    with pytest.raises(SignalError, match="takes 2 channels, got 3"):
+        run(noise(3, 6), noise(1), noise(1, 2))
+
+
+def test_many_channels_that_meet_are_no_formula() -> None:
+    def mean(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        z = 0.5 * z + x.sum(0, keepdim=True)
+        return z, z
+
+    block = dsp.Recurrence(mean, torch.zeros(1))
+    assert is_formula(block, 8)
+    assert not is_formula(block, 9)
+    x = noise(9, 30)
+    expected = scipy.signal.lfilter([1.0], [1.0, -0.5], x.sum(0, keepdim=True).numpy())
+    torch.testing.assert_close(block(x), torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_step_survives_its_text(channels: int) -> None:
+    block = (
+        dsp.Recurrence(accumulator, parameters={"increment": 0.1})
+        if channels == 1
+        else MEETING["cross"][0]()
+    )
+    text = block._program(torch.zeros(channels, 1))
     assert text is not None and to_text(parse(text)) == text
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "1 1 | x0 | z0 | z0", "1 1; open x0 | v0 | z0", "1 1; mul x0 | v0 | z0", "1 0 | x0 |"],
+    [
+        "",
+        "1 1 | x0 | z0 | z0",
+        "1 1; open x0 | v0 | z0",
+        "1 1; mul x0 | v0 | z0",
+        "1 0 | x0 |",
+        "1 1 1 | x0 | z0",
+    ],
 )
 def test_a_text_that_is_no_step(text: str) -> None:
     with pytest.raises(CompileError, match="no recursion"):

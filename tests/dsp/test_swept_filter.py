@@ -29,6 +29,10 @@ def swept(response: str = "lowpass", q: float = 2.0, **bounds: float) -> dsp.Swe
     return dsp.SweptFilter(response, q, sample_rate_hz=FS, **bounds)
 
 
+def follows(response: str = "lowpass", **bounds: float) -> dsp.SweptFilter:
+    return dsp.SweptFilter(response, None, sample_rate_hz=FS, **bounds)
+
+
 @pytest.mark.parametrize("response", RESPONSES)
 @pytest.mark.parametrize("frequency", [20.0, 700.0, 3100.0])
 def test_at_a_constant_cut_off_it_is_the_biquad(response: str, frequency: float) -> None:
@@ -52,6 +56,55 @@ def test_it_is_two_trapezoidal_integrators_with_a_moving_cut_off() -> None:
         s1, s2 = 2 * band - s1, 2 * low - s2
         expected.append(k * band)
     np.testing.assert_allclose(block(x, cutoff).detach()[0], expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("response", RESPONSES)
+def test_at_a_constant_quality_signal_it_is_the_filter_of_that_quality(response: str) -> None:
+    x, cutoff = noise(2, 2, 400), sweep(400).expand(2, 1, 400)
+    quality = torch.tensor([[0.7], [9.0]]).double().expand(2, 2, 400)
+    expected = dsp.SweptFilter(response, [0.7, 9.0], sample_rate_hz=FS)(x, cutoff)
+    y = follows(response)(x, cutoff, quality)
+    torch.testing.assert_close(y, expected.detach(), rtol=0, atol=1e-6)
+
+
+def test_a_quality_that_moves_is_that_of_each_sample() -> None:
+    x, cutoff, quality = noise(1, 300), sweep(300), sweep(300, 0.3, 12.0).flip(-1)
+    expected, (s1, s2) = [], (0.0, 0.0)
+    for value, f, q in zip(x[0].tolist(), cutoff[0].tolist(), quality[0].tolist(), strict=True):
+        g = np.tan(np.pi * f / FS)
+        band, low = np.linalg.solve([[1 + g / q, g], [-g, 1.0]], [s1 + g * value, s2])
+        s1, s2 = 2 * band - s1, 2 * low - s2
+        expected.append(value - 2 * band / q)
+    y = follows("allpass")(x, cutoff, quality)
+    np.testing.assert_allclose(y[0], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_quality_beyond_its_bounds_is_held_and_has_no_gradient() -> None:
+    x, cutoff = noise(1, 200), sweep(200)
+    block = follows(low_q=0.5, high_q=4.0)
+    for beyond, held in ((-1e9, 0.5), (0.0, 0.5), (3e9, 4.0)):
+        quality = torch.full_like(x, beyond).requires_grad_()
+        y = block(x, cutoff, quality)
+        torch.testing.assert_close(y, block(x, cutoff, torch.full_like(x, held)), rtol=0, atol=0)
+        assert not torch.autograd.grad(y.sum(), quality)[0].any()
+
+
+def test_any_chunking_of_three_signals_equals_the_whole() -> None:
+    signals = noise(3, 2, 90), sweep(90).expand(3, 1, 90), sweep(90, 0.5, 9.0).expand(3, 2, 90)
+    block = follows("bandpass")
+    parts = list(zip(*(s.split([1, 40, 49], -1) for s in signals), strict=True))
+    with microddsp.streaming(block):
+        streamed = torch.cat([block(*part) for part in parts], -1)
+    torch.testing.assert_close(streamed, block(*signals), rtol=0, atol=0)
+
+
+def test_gradients_to_three_signals_are_right() -> None:
+    block = follows("notch")
+    signals = noise(2, 2, 8), sweep(8).expand(2, 2, 8) / 100, 1.0 + noise(2, 2, 8, seed=4).square()
+    values = [s.clone().requires_grad_() for s in signals]
+    assert torch.autograd.gradcheck(lambda x, f, q: block(x, 100.0 * f, q), values)
+    y = block(*values)
+    assert y.grad_fn is not None and "_Recursion" in y.grad_fn.name()
 
 
 def test_no_modulation_makes_it_unstable() -> None:
@@ -142,12 +195,15 @@ class Driven(torch.nn.Module):
         self.height = dsp.Envelope(0.001, 0.02, sample_rate_hz=FS)
         self.wah = dsp.SweptFilter("bandpass", [2.0, 4.0], sample_rate_hz=FS)
         self.given = swept("highpass", 0.8)
+        self.sharp = follows("bandpass", low_q=0.5)
         self.wobble = Wobble(0.6, 0.3, 11.0)
 
     def forward(self, x: Tensor, cutoff_hz: Tensor) -> dict[str, Tensor]:
+        height = self.height(x)
         return {
-            "wah": self.wah(x, 200.0 + 900.0 * self.height(x)),
+            "wah": self.wah(x, 200.0 + 900.0 * height),
             "given": self.given(x, cutoff_hz),
+            "sharp": self.sharp(x, cutoff_hz, 8.0 * height),
             "wobble": self.wobble(x),
         }
 
@@ -207,6 +263,8 @@ def test_it_fades_in_the_time_that_it_tells() -> None:
         ({"low_hz": 0.0}, "must rise between"),
         ({"low_hz": 500.0, "high_hz": 400.0}, "must rise between"),
         ({"high_hz": 4000.0}, "must rise between"),
+        ({"low_q": 0.0}, "must be positive and rise"),
+        ({"q": None, "low_q": 3.0, "high_q": 2.0}, "must be positive and rise"),
         ({"high_hz": float("nan")}, "must rise between"),
     ],
 )
@@ -222,3 +280,10 @@ def test_senseless_filters_are_refused(arguments: dict, message: str) -> None:
 def test_a_cut_off_that_does_not_fit_is_refused(cutoff: Tensor) -> None:
     with pytest.raises(SignalError, match="cutoff_hz"):
         swept()(noise(2, 8), cutoff)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_quality_that_is_missing_or_not_asked_for_is_refused(own: bool) -> None:
+    x = noise(2, 8)
+    with pytest.raises(SignalError, match="quality factor of its own" if own else "needs the sig"):
+        swept()(x, x, x) if own else follows()(x, x)

@@ -99,6 +99,7 @@ def test_every_operation_is_differentiated(formula: str) -> None:
         ("player", 5),
         ("peaks", 4),
         ("swept", 7),
+        ("swept_quality", 8),
     ],
 )
 def test_operators_are_differentiated(name: str, count: int) -> None:

@@ -80,6 +80,20 @@ OPERATORS: dict[str, Callable[[], tuple[Callable, list[Tensor]]]] = {
             random(C, 2),
         ],
     ),
+    "swept_quality": lambda: (
+        ops.swept_quality,
+        [
+            random(C, N),
+            random(C, N),
+            random(C, N),
+            torch.tensor([0.4, 0.05, 1.9, 0.4, 1.6, 0.2, 0.5, 1.0]).double(),
+            random(C, 2),
+        ],
+    ),
+    "swept_delay": lambda: (
+        lambda x, d, s: ops.swept_delay(x, 2.0 * d, s, torch.tensor([[1], [3]]).int())[:2],
+        [random(C, N), random(C, N), random(C, 5)],
+    ),
     "player": lambda: (
         ops.player,
         [random(C, N), torch.tensor([1.0, 0.7, 3.3, 1.0, -3.3]).double(), random(C, 3)],

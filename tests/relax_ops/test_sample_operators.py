@@ -20,6 +20,7 @@ from microddsp.relax_ops import (
     sos,
     svf,
     swept,
+    swept_quality,
 )
 from microddsp.relax_ops.sample_operator import SAMPLE_OPERATORS
 from microddsp.relax_ops.torch_operator import plain
@@ -53,6 +54,11 @@ CASES = {
     "swept": (
         swept,
         lambda: torch.tensor([0.4, -0.8, 1.9, 0.7, 0.2, 0.5, 1.0]).double(),
+        (2,),
+    ),
+    "swept_quality": (
+        swept_quality,
+        lambda: torch.tensor([0.4, 0.05, 1.9, 0.4, 1.6, 0.2, 0.5, 1.0]).double(),
         (2,),
     ),
     "envelope": (envelope, lambda: torch.tensor([0.4, 0.05]).double(), (1,)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import tvm
@@ -10,6 +11,7 @@ from tvm import tirx
 
 from microddsp.errors import CompileError
 from microddsp.micro.aot.accesses import Accesses, accesses_of
+from microddsp.micro.aot.narrow import Stored, with_stored
 from microddsp.micro.aot.rewrites import (
     EXACT,
     Scratch,
@@ -35,13 +37,15 @@ class Parameter:
 class Kernel:
     """One kernel in C. `inplace` pairs (output, input) may be the same memory; `shared` are the
     parameters that lie in memory of others in some call: the compiler must know. `accesses` is
-    None where they are not clear."""
+    None where they are not clear. An output of `grown` must hold its input when the kernel starts.
+    """
 
     name: str
     parameters: tuple[Parameter, ...]
     scratch: tuple[Parameter, ...]
     body: str
     inplace: tuple[tuple[int, int], ...]
+    grown: tuple[tuple[int, int], ...]
     restrict: str
     accesses: Accesses | None = None
     shared: frozenset[int] = frozenset()
@@ -58,9 +62,12 @@ class Kernel:
         return f"static void {self.name}({', '.join(declared)})\n{{\n{self.body}}}\n"
 
 
-def lower(func: tirx.PrimFunc, name: str, *, fma: bool) -> tuple[tvm.IRModule, list[Scratch]]:
-    """The passes up to what a C or LLVM code generator takes: pointer parameters, plain loops."""
-    flat = plain_loops(func, name)
+def lower(
+    func: tirx.PrimFunc, name: str, *, fma: bool, tables: Mapping[int, Stored] | None = None
+) -> tuple[tvm.IRModule, list[Scratch], frozenset[int]]:
+    """The passes up to what a C or LLVM code generator takes: pointer parameters, plain loops;
+    local arrays that became parameters, and which tables are read as they are stored."""
+    flat, narrow = with_stored(plain_loops(func, name), tables or {})
     body, scratch = hoist_scratch(flat.body)
     pointers = [
         tirx.Var(p.name, tirx.buffer.buffer_data_pointer_type(p))
@@ -72,11 +79,19 @@ def lower(func: tirx.PrimFunc, name: str, *, fma: bool) -> tuple[tvm.IRModule, l
     mod = tvm.IRModule({name: tirx.PrimFunc(pointers, body, flat.ret_type, flat.attrs)})
     done = tirx.transform.LowerIntrin()(mod)[name]
     plain = tirx.PrimFunc(pointers, uncover(done.body), done.ret_type, done.attrs)
-    return tvm.IRModule({name: plain}), scratch
+    return tvm.IRModule({name: plain}), scratch, narrow
 
 
-def generate(func: tirx.PrimFunc, name: str, *, fma: bool, restrict: str) -> Kernel:
-    """C source of `func` as `static void name(...)`.
+def generate(
+    func: tirx.PrimFunc,
+    name: str,
+    *,
+    fma: bool,
+    restrict: str,
+    tables: Mapping[int, Stored] | None = None,
+) -> Kernel:
+    """C source of `func` as `static void name(...)`. Parameters in `tables` are read as they are
+    stored there if that can be.
 
     Raises:
         CompileError: The code generator has no rule for something in the function.
@@ -85,20 +100,22 @@ def generate(func: tirx.PrimFunc, name: str, *, fma: bool, restrict: str) -> Ker
         if str(p.dtype) not in C_TYPES:
             raise CompileError(f"kernel {name} has a tensor of type {p.dtype}, which has no C type")
     written = _written_names(func)
-    inplace = tuple(
-        (int(a), int(b)) for a, b in ((func.attrs or {}).get("microddsp.inplace", ()) or ())
-    )
+    inplace, grown = pairs_of(func, "inplace"), pairs_of(func, "grown")
     try:
-        mod, scratch = lower(func, name, fma=fma)
+        mod, scratch, narrow = lower(func, name, fma=fma, tables=tables)
         target = tvm.target.Target({"kind": "c", "keys": ["cpu"]})
         source = tvm.get_global_func("target.build.c")(mod, target).inspect_source()
     except tvm.error.InternalError as error:
         reason = str(error).strip().splitlines()[-1]
         raise CompileError(f"no C code for kernel {name}: {reason}") from error
     names, body = _cut(source, name)
+    dtypes = [
+        str(tables[i].values.dtype) if tables and i in narrow else str(p.dtype)
+        for i, p in enumerate(func.params)
+    ]
     parameters = tuple(
-        Parameter(c_name, str(p.dtype), _elements(p), p.name in written)
-        for c_name, p in zip(names, func.params, strict=False)
+        Parameter(c_name, dtype, _elements(p), p.name in written)
+        for c_name, dtype, p in zip(names, dtypes, func.params, strict=False)
     )
     temporaries = tuple(
         Parameter(c_name, s.dtype, s.elements, True)
@@ -107,7 +124,15 @@ def generate(func: tirx.PrimFunc, name: str, *, fma: bool, restrict: str) -> Ker
     pointers = mod[name].params
     counts = [p.elements for p in (*parameters, *temporaries)]
     accesses = accesses_of(mod[name].body, pointers, counts)
-    return Kernel(name, parameters, temporaries, _polish(body), inplace, restrict, accesses)
+    unread = [parameters[into].name for _, into in grown]
+    body = "".join(f"  (void){parameter};\n" for parameter in unread) + body
+    return Kernel(name, parameters, temporaries, _polish(body), inplace, grown, restrict, accesses)
+
+
+def pairs_of(func: tirx.PrimFunc, what: str) -> tuple[tuple[int, int], ...]:
+    """Pairs (output, input) of a kernel's parameters, see `Kernel`."""
+    found = (func.attrs or {}).get(f"microddsp.{what}", ()) or ()
+    return tuple((int(a), int(b)) for a, b in found)
 
 
 def _elements(buffer: tirx.Buffer) -> int:

@@ -12,8 +12,9 @@ from tvm import relax
 from microddsp.errors import CompileError
 from microddsp.micro.aot.arena import Buffer, Plan, plan_arena
 from microddsp.micro.aot.calls import Call, Place
-from microddsp.micro.aot.kernel import Kernel, generate
+from microddsp.micro.aot.kernel import Kernel, generate, pairs_of
 from microddsp.micro.aot.lives import lives
+from microddsp.micro.aot.narrow import Stored, stored
 from microddsp.schedules.graph import operands, operator_name
 from microddsp.schedules.pipeline import VIEWS
 from microddsp.signature import C_TYPES
@@ -40,14 +41,15 @@ class _Builder:
         states: Sequence[str],
         fma: bool,
         io_in_arena: bool,
+        narrow: bool,
     ) -> None:
-        self.mod, self.name, self.fma = mod, name, fma
+        self.mod, self.name, self.fma, self.narrow = mod, name, fma, narrow
         self.planned = ("arena", "input", "output") if io_in_arena else ("arena",)
         self.main = mod["main"]
         self.inputs, self.output_names, self.states = inputs, outputs, states
         self.program = Program()
         self.places: dict[relax.Var, list[Place]] = {}
-        self.kernels: dict[str, Kernel] = {}
+        self.kernels: dict[tuple[object, ...], Kernel] = {}
         self.constants: dict[tuple[bytes, str], Place] = {}
         self.temporaries = 0
 
@@ -143,10 +145,8 @@ class _Builder:
 
     def _inplace(self, call: relax.Expr, output: int, state: relax.Var) -> bool:
         """The call reads `state` only through the input it may overwrite with `output`."""
-        func = self.mod[call.args[0]]
         args = list(call.args[1].fields)
-        pairs = (func.attrs or {}).get("microddsp.inplace", ()) or ()
-        for out, into in ((int(a), int(b)) for a, b in pairs):
+        for out, into in pairs_of(self.mod[call.args[0]], "inplace"):
             if out == len(args) + output and args[into].same_as(state):
                 return sum(arg.same_as(state) for arg in args) == 1
         return False
@@ -168,23 +168,45 @@ class _Builder:
             self.places[b.var] = self._resolve(value)
 
     def _call(self, var: relax.Var, call: relax.Call) -> None:
-        func_name = call.args[0].name_hint
-        if func_name not in self.kernels:
-            kernel = generate(
-                self.mod[call.args[0]],
-                self._kernel_name(func_name),
-                fma=self.fma,
-                restrict=f"{self.name.upper()}_RESTRICT",
-            )
-            self.kernels[func_name] = kernel
-            self.program.kernels.append(kernel)
-        kernel = self.kernels[func_name]
+        arguments = list(call.args[1].fields)
+        kernel, tables = self._kernel(call.args[0].name_hint, arguments)
         types = list(var.ty.fields) if isinstance(var.ty, relax.TupleType) else [var.ty]
         made = [self.targets.get((var, i)) or self._temporary(ty) for i, ty in enumerate(types)]
         self.places[var] = made
         scratch = [self._new(Place("arena", "", p.dtype, (p.elements,))) for p in kernel.scratch]
-        arguments = [p for arg in call.args[1].fields for p in self._resolve(arg)]
-        self.program.calls.append(Call(kernel, (*arguments, *made, *scratch)))
+        given = [
+            [self._constant(tables[i].values)] if i in tables else self._resolve(argument)
+            for i, argument in enumerate(arguments)
+        ]
+        places = (*(place for group in given for place in group), *made, *scratch)
+        for out, into in kernel.grown:
+            if places[out].key != places[into].key:
+                self.program.calls.append(Call(None, (places[into], places[out])))
+        self.program.calls.append(Call(kernel, places))
+
+    def _kernel(
+        self, func_name: str, arguments: Sequence[relax.Expr]
+    ) -> tuple[Kernel, dict[int, Stored]]:
+        """The kernel of a function, and its arguments that are stored in fewer bits."""
+        tables: dict[int, Stored] = {}
+        for i, argument in enumerate(arguments if self.narrow else ()):
+            if isinstance(argument, tvm.ir.GenericConst):
+                found = stored(argument.value.numpy())
+                if found is not None:
+                    tables[i] = found
+        key = (func_name, *((i, str(t.values.dtype), t.scale) for i, t in tables.items()))
+        if key not in self.kernels:
+            self.kernels[key] = generate(
+                self.mod[func_name],
+                self._kernel_name(func_name),
+                fma=self.fma,
+                restrict=f"{self.name.upper()}_RESTRICT",
+                tables=tables,
+            )
+            self.program.kernels.append(self.kernels[key])
+        kernel = self.kernels[key]
+        as_stored = {i: t for i, t in tables.items() if kernel.parameters[i].dtype != "float32"}
+        return kernel, as_stored
 
     def _kernel_name(self, func_name: str) -> str:
         """What it computes, short enough to read, numbered so that it is unique."""
@@ -242,13 +264,15 @@ def build_program(
     states: Sequence[str],
     fma: bool,
     io_in_arena: bool = False,
+    narrow: bool = False,
 ) -> Program:
-    """Turn a lowered module (main of call_tir bindings) into calls on planned memory.
+    """Turn a lowered module (main of call_tir bindings) into calls on planned memory. `narrow`
+    stores constants in fewer bits where that loses nothing.
 
     Raises:
         CompileError: An operator is left that has no kernel, or no C can be printed for one.
     """
-    return _Builder(mod, name, inputs, outputs, states, fma, io_in_arena).run()
+    return _Builder(mod, name, inputs, outputs, states, fma, io_in_arena, narrow).run()
 
 
 def _sharing(call: Call, plan: Plan) -> set[int]:
