@@ -31,9 +31,12 @@ SAMPLES = 16000
 TRAINING, HELD_OUT = 128, 200
 STARTS_HZ = (500.0, 800.0, 1200.0, 1600.0)
 SEEDS = (1, 2)
+MARGIN = 0.15
 FIRST_TASK = 2000
-# Attack and release of the envelope in seconds: follows at once, or smooths over periods.
-FAST, SMOOTH = (0.002, 0.02), (0.004, 0.01)
+# Attack and release of the envelope in seconds; the first ones smooth over periods.
+TIMES_S = (0.004, 0.01), (0.002, 0.02), (0.006, 0.006)
+# In which no plop can follow another.
+WAITS_S = 0.03, 0.055
 
 
 @dataclass(frozen=True)
@@ -75,34 +78,53 @@ def recordings(
 
 
 def counter(
-    centre_hz: float, ratio: float = 1.4, times_s: tuple[float, float] = FAST
+    centre_hz: float,
+    ratio: float = 1.4,
+    order: int = 2,
 ) -> torch.nn.Module:
     """A band with edges `ratio` apart, its envelope with attack and release, and a counter."""
     low_hz, high_hz = centre_hz / math.sqrt(ratio), centre_hz * math.sqrt(ratio)
     return torch.nn.Sequential(
-        dsp.Bandpass(low_hz, high_hz, 2, sample_rate_hz=RATE_HZ),
-        dsp.Envelope(*times_s, sample_rate_hz=RATE_HZ),
-        dsp.EventCounter(0.1, 0.5, refractory_s=0.03, sample_rate_hz=RATE_HZ),
+        dsp.Bandpass(low_hz, high_hz, order, sample_rate_hz=RATE_HZ),
+        dsp.Envelope(*TIMES_S[0], sample_rate_hz=RATE_HZ),
+        dsp.EventCounter(0.1, 0.5, refractory_s=WAITS_S[0], sample_rate_hz=RATE_HZ),
     )
+
+
+def timed(
+    pipeline: torch.nn.Module, times_s: tuple[float, float], refractory_s: float
+) -> torch.nn.Module:
+    """The same band with other times."""
+    return torch.nn.Sequential(
+        pipeline[0],
+        dsp.Envelope(*times_s, sample_rate_hz=RATE_HZ),
+        dsp.EventCounter(0.1, 0.5, refractory_s=refractory_s, sample_rate_hz=RATE_HZ),
+    )
+
+
+def around(hz: float, steps: range, per_octave: int) -> list[float]:
+    found = [hz * 2 ** (k / per_octave) for k in steps]
+    return [centre for centre in found if 80.0 < centre < 1600.0]
 
 
 def starts(windows: Windows, start_hz: float) -> list[torch.nn.Module]:
     """Bands around `start_hz` all over the spectrum, then variations of the best of them."""
-
-    def around(hz: float, steps: range, per_octave: int) -> list[float]:
-        found = [hz * 2 ** (k / per_octave) for k in steps]
-        return [centre for centre in found if 80.0 < centre < 1600.0]
-
     bands = [counter(hz) for hz in around(start_hz, range(-20, 20), 4)]
     band = scan(bands, windows, keep=1)[0].pipeline[0]
     centre_hz = math.sqrt(band.low_hz.item() * band.high_hz.item())
     near = [
-        counter(hz, ratio, times_s)
-        for hz in around(centre_hz, range(-2, 4), 8)
-        for ratio in (1.2, 1.4)
-        for times_s in (FAST, SMOOTH)
+        (hz, ratio, order)
+        for hz in around(centre_hz, range(-3, 4), 12)
+        for ratio in (1.17, 1.25, 1.4)
+        for order in (2, 3)
     ]
-    found = scan(near, windows, hystereses=(0.3, 0.5, 0.7), keep=2)
+    best = scan(itertools.starmap(counter, near), windows, hystereses=(0.7,), keep=2)
+    found = scan(
+        (timed(start.pipeline, *t) for start in best for t in itertools.product(TIMES_S, WAITS_S)),
+        windows,
+        hystereses=(0.3, 0.7),
+        keep=2,
+    )
     return [start.pipeline for start in found]
 
 
@@ -116,9 +138,10 @@ def solve(
         windows,
         density_steps=0,
         exact_steps=60,
-        learning_rate=0.03,
+        learning_rate=0.02,
         batch=32,
-        gains=(0.7, 1.4),
+        gains=(1.0, 1.0),
+        margin=MARGIN,
         seed=seed,
     )
     seconds = time.process_time() - begin

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,8 +26,37 @@ MARGIN = 0.15
 _PER_MARGIN, _REACH = 2, 3
 
 
-def heard(pipeline: torch.nn.Module, counter: EventCounter, signals: Tensor) -> Tensor:
-    """The signal that goes into the counter."""
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The signal (windows, channels, samples) that goes into a counter; `known` is None where all
+    of it is."""
+
+    counter: EventCounter
+    signal: Tensor
+    known: Tensor | None
+    counts: Tensor
+
+    def error(self, thresholds: Tensor) -> float:
+        """Mean count error with other thresholds, (2,) or (channels, 2): firing and release."""
+        state = self.signal.new_zeros((*self.signal.shape[:-1], 3), dtype=torch.int32)
+        count, events, _ = relax_ops.event_counter(
+            self.signal, thresholds.to(self.signal), state, self.counter.refractory_samples
+        )
+        if self.known is None:
+            counted = count.sum((-2, -1))
+        else:
+            counted = (events.sum(-2) * self.known).sum(-1)
+        return float((counted - self.counts).abs().mean())
+
+
+def hear(pipeline: torch.nn.Module, windows: Windows) -> Heard:
+    """What the counter of a pipeline hears of windows.
+
+    Raises:
+        ParameterError: Not one counter.
+        SignalError: The windows are no whole number of the counter's samples.
+    """
+    counter = find_counter(pipeline)
     caught: list[Tensor] = []
 
     def catch(_: torch.nn.Module, arguments: tuple[Any, ...]) -> None:
@@ -34,24 +64,11 @@ def heard(pipeline: torch.nn.Module, counter: EventCounter, signals: Tensor) -> 
 
     hook = counter.register_forward_pre_hook(catch)
     try:
-        pipeline(signals)
+        pipeline(windows.signals)
     finally:
         hook.remove()
-    return caught[-1]
-
-
-def error_at(counter: EventCounter, x: Tensor, windows: Windows, thresholds: Tensor) -> float:
-    """Mean count error if the counter had `thresholds` (2,) or (channels, 2): firing, release."""
-    state = x.new_zeros((*x.shape[:-1], 3), dtype=torch.int32)
-    count, events, _ = relax_ops.event_counter(
-        x, thresholds.to(x), state, counter.refractory_samples
-    )
-    known = known_samples(windows, x.shape[-1])
-    if bool(known.all()):
-        counted = count.sum((-2, -1))
-    else:
-        counted = (events.sum(-2) * known).sum(-1)
-    return float((counted - windows.counts).abs().mean())
+    known = known_samples(windows, caught[-1].shape[-1])
+    return Heard(counter, caught[-1], None if bool(known.all()) else known, windows.counts)
 
 
 def weights(places: Tensor, margin: float) -> Tensor:
@@ -87,8 +104,8 @@ def centre(pipeline: torch.nn.Module, versions: Sequence[Windows], margin: float
     tried = [_moved(counter, float(step) * margin / _PER_MARGIN) for step in steps]
     errors = torch.zeros(len(tried), dtype=torch.float64)
     for windows in versions:
-        x = heard(pipeline, counter, windows.signals)
-        found = [error_at(counter, x, windows, thresholds) for thresholds in tried]
+        heard = hear(pipeline, windows)
+        found = [heard.error(thresholds) for thresholds in tried]
         errors += torch.tensor(found) / len(versions)
     near = torch.exp(-steps[reach : len(steps) - reach].abs() / _PER_MARGIN)
     scores = (errors.unfold(0, len(near), 1) * (near / near.sum())).sum(-1)

@@ -16,8 +16,7 @@ from torch import Tensor
 from microddsp.dsp.event_counter import EventCounter
 from microddsp.dsp.input_rate import input_rate_hz
 from microddsp.errors import ParameterError
-from microddsp.training.counts import find_counter
-from microddsp.training.margins import MARGIN, endless_weights, error_at, heard, weights
+from microddsp.training.margins import MARGIN, endless_weights, hear, weights
 from microddsp.training.windows import Windows
 
 # Levels lie between this share of all samples and the loudest.
@@ -88,14 +87,14 @@ def _best(
 ) -> Scanned:
     pipeline = copy.deepcopy(candidate)
     input_rate_hz(pipeline)  # refuses rates at odds
-    counter = find_counter(pipeline)
-    x = heard(pipeline, counter, windows.signals)
-    tried = _levels(x, levels)
+    heard = hear(pipeline, windows)
+    counter = heard.counter
+    tried = _levels(heard.signal, levels)
     shares, sizes = _gaps(counter, tried, hystereses)
     errors = torch.tensor(
         [
             [
-                error_at(counter, x, windows, torch.stack([level, level - share * size]))
+                heard.error(torch.stack([level, level - share * size]))
                 for level, size in zip(tried, sizes, strict=True)
             ]
             for share in shares
@@ -125,11 +124,11 @@ def _gaps(
     return torch.tensor(shares, dtype=torch.float64), sizes
 
 
-def _levels(heard: Tensor, count: int) -> Tensor:
+def _levels(signal: Tensor, count: int) -> Tensor:
     """(count + 1,) in equal steps, the maximum last."""
-    thinned = heard.flatten()[:: max(1, heard.numel() // 200_000)].double()
-    low, high = torch.quantile(thinned, _QUIET), heard.max().double()
-    if float(heard.min()) >= 0 and float(high) > 0:  # an envelope; between events it may be zero
+    thinned = signal.flatten()[:: max(1, signal.numel() // 200_000)].double()
+    low, high = torch.quantile(thinned, _QUIET), signal.max().double()
+    if float(signal.min()) >= 0 and float(high) > 0:  # an envelope; between events it may be zero
         low = low.clamp(min=_FAINT * float(high))
     if float(low) > 0:
         return torch.logspace(float(low.log10()), float(high.log10()), count + 1).double()
