@@ -11,11 +11,13 @@ from microddsp import dsp
 # ADC steps: what is lower than this is no pulse but a sensor that nobody wears. A property
 # of the sensor: both recordings are from ADCs of 10 bits. Not learned.
 OFF = 20.0
+# How much of an envelope is taken away for each ADC step that the usual height lacks.
+SHUT = 10.0
 
 
 class Quality(torch.nn.Module):
-    """How high an envelope (..., channels, samples) is compared with its usual height, or with
-    `off` where that is higher.
+    """How high an envelope (..., channels, samples) is compared with its usual height; below zero,
+    but for violent shocks, while that is below `off`.
 
     The usual height follows within a beat and forgets in some. A ratio counts the same at
     any light or gain; alone it would count the noise of a sensor that lies on the table.
@@ -27,7 +29,10 @@ class Quality(torch.nn.Module):
         self.usual = dsp.Envelope(0.5, 3.0, sample_rate_hz=sample_rate_hz, rectify="none")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x / self.usual(x).clamp(min=max(self.off, 1e-3))
+        usual = self.usual(x)
+        lacking = torch.relu(max(self.off, 1e-3) - usual)
+        # the divisor is the higher one of `off` and `usual`: one comparison serves both
+        return (x - SHUT * lacking) / (usual + lacking)
 
 
 def pipeline(

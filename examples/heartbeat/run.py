@@ -29,6 +29,7 @@ SETTLE_S = 5.0
 # Of the recording the share to learn from, and how many windows hear each moment of that: the
 # short recording is heard four times as often.
 PARTS = {"data3.csv": (2 / 3, 4), "data2.csv": (1 / 2, 16)}
+# By cross-validation within the training parts.
 MARGIN = 0.2
 console = report.console
 

@@ -106,7 +106,8 @@ def centre(pipeline: torch.nn.Module, versions: Sequence[Windows], margin: float
     for windows in versions:
         heard = hear(pipeline, windows)
         found = [heard.error(thresholds) for thresholds in tried]
-        errors += torch.tensor(found) / len(versions)
+        errors += torch.tensor(found)
+    errors /= len(versions)
     near = torch.exp(-steps[reach : len(steps) - reach].abs() / _PER_MARGIN)
     scores = (errors.unfold(0, len(near), 1) * (near / near.sum())).sum(-1)
     # of equals the nearest: what fits is left alone
