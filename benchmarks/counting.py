@@ -4,8 +4,8 @@ Part one: one task, eight starts, most of them on the wrong pitch. Part two: twe
 random pitches. Each recording has 4 s at 4 kHz, 0 to 9 plops, 6 clicks and noise; its label is the
 number of plops. Scored on 200 recordings that were not trained on.
 
-Settings were chosen with other tasks in view (the fixed one, and those from 2000 on), never with those
-scored here.
+Settings were chosen with other tasks in view (the fixed one, and those from 2000 on), never with
+those scored here.
 
     python -m benchmarks.counting [--json] [--tasks 20] [--jobs 2]
 """
