@@ -8,14 +8,16 @@ import torch
 
 from microddsp import dsp
 
-# ADC steps: what is usually lower than this is no pulse but a sensor that nobody wears. A property
+# ADC steps: what is lower than this is no pulse but a sensor that nobody wears. A property
 # of the sensor: both recordings are from ADCs of 10 bits. Not learned.
 OFF = 20.0
+# How much of an envelope is taken away for each ADC step that the usual height lacks.
+SHUT = 10.0
 
 
 class Quality(torch.nn.Module):
-    """How high an envelope (..., channels, samples) is compared with its usual height; 0 while that
-    is below `off`.
+    """How high an envelope (..., channels, samples) is compared with its usual height; below zero,
+    but for violent shocks, while that is below `off`.
 
     The usual height follows within a beat and forgets in some. A ratio counts the same at
     any light or gain; alone it would count the noise of a sensor that lies on the table.
@@ -28,9 +30,9 @@ class Quality(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         usual = self.usual(x)
-        above = torch.relu(usual - self.off)
-        # open one ADC step above `off`; a comparison would end the device's sample loop
-        return x / (above + max(self.off, 1e-3)) * above.clamp(0.0, 1.0)
+        lacking = torch.relu(max(self.off, 1e-3) - usual)
+        # the divisor is the higher one of `off` and `usual`: one comparison serves both
+        return (x - SHUT * lacking) / (usual + lacking)
 
 
 def pipeline(
@@ -59,9 +61,7 @@ def pipeline(
 
 
 def starts(sample_rate_hz: float) -> list[torch.nn.Module]:
-    """Start values for training: bands and thresholds on a coarse grid."""
+    """Start values for training: bands on a coarse grid; the first is the textbook's."""
     return [
-        pipeline(sample_rate_hz, low, high, threshold)
-        for low, high in ((0.5, 4.0), (0.5, 8.0), (1.0, 8.0))
-        for threshold in (0.7, 1.2)
+        pipeline(sample_rate_hz, low, high) for low, high in ((0.5, 4.0), (0.5, 8.0), (1.0, 8.0))
     ]

@@ -47,13 +47,22 @@ def window_counts(pipeline: torch.nn.Module, windows: Windows) -> Tensor:
     """
     with counting(pipeline):
         events = pipeline(windows.signals)
-    samples, kept = windows.known.shape[-1], events.shape[-1]
+    return (events.sum(-2) * known_samples(windows, events.shape[-1])).sum(-1)
+
+
+def known_samples(windows: Windows, kept: int) -> Tensor:
+    """(windows, kept): what is known of windows of which a pipeline gives `kept` samples.
+
+    Raises:
+        SignalError: The windows are no whole number of those.
+    """
+    samples = windows.known.shape[-1]
     if not kept or samples % kept:
         raise SignalError(
             f"windows of {samples} samples gave {kept}: what is known of them does not fit",
             hint="choose length_s and settle_s so that the factor divides their sum",
         )
-    return (events.sum(-2) * windows.known[..., :: samples // kept]).sum(-1)
+    return windows.known[..., :: samples // kept]
 
 
 def count_loss(counted: Tensor, counts: Tensor, known: Tensor | None = None) -> Tensor:

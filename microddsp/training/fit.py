@@ -15,6 +15,7 @@ from torch import Tensor
 from microddsp.errors import ParameterError
 from microddsp.training.counts import count_loss, find_counter, window_counts
 from microddsp.training.loop import train
+from microddsp.training.margins import centre, moved_at_random
 from microddsp.training.recorders import Row
 from microddsp.training.windows import Windows
 
@@ -45,6 +46,7 @@ def fit(
     batch: int = 16,
     check_every: int = 10,
     gains: tuple[float, float] = (0.8, 1.25),
+    margin: float = 0.0,
     seed: int = 0,
     report: Callable[[str], None] | None = None,
 ) -> FitResult:
@@ -64,7 +66,11 @@ def fit(
         check_every: Steps between looks at the exact error; the best parameters seen are kept.
         gains: Windows are heard at random gains in this range, and candidates are judged over
             it too: a threshold that only just fits would fail on the next recording.
-        seed: Of the choice of windows and gains.
+        margin: Candidates are judged with the thresholds around theirs, of which those this share
+            away weigh 1/e, and theirs are put in the middle of those that fit; each step moves them
+            at random by that law. Gains do the same unless the pipeline levels them out. 0: as
+            they are.
+        seed: Of the choice of windows, gains and moves.
         report: Gets a line of progress per start.
 
     Raises:
@@ -74,6 +80,8 @@ def fit(
     windows.check()
     if not 0.0 < gains[0] <= gains[1]:
         raise ParameterError(f"gains must be positive and ordered, got {gains}")
+    if not 0.0 <= margin < math.inf:
+        raise ParameterError(f"margin is a share that is not negative, got {margin}")
     if batch < 1 or check_every < 1 or density_steps < 0 or exact_steps < 0:
         raise ParameterError("batch and check_every must be positive, steps not negative")
     candidates = [starts] if isinstance(starts, torch.nn.Module) else list(starts)
@@ -84,7 +92,9 @@ def fit(
     best: torch.nn.Module | None = None
     for number, start in enumerate(candidates):
         pipeline = copy.deepcopy(start).train()
-        trainer = _Trainer(pipeline, windows, number, history, batch, check_every, gains, seed)
+        trainer = _Trainer(
+            pipeline, windows, number, history, batch, check_every, gains, margin, seed
+        )
         trainer.phase("density", density_steps, learning_rate)
         pipeline.load_state_dict(trainer.best_state)  # a density that led astray is forgotten
         trainer.phase("exact", exact_steps, 0.6 * learning_rate)
@@ -95,7 +105,9 @@ def fit(
         if report:
             report(f"start {number + 1} of {len(candidates)}: mean error {trainer.best_score:.3f}")
     assert best is not None
-    return FitResult(best.eval(), _error(best, windows), tuple(history), tuple(scores))
+    return FitResult(
+        best.eval(), centre(best.eval(), [windows], 0.0), tuple(history), tuple(scores)
+    )
 
 
 class _Trainer:
@@ -110,9 +122,10 @@ class _Trainer:
         batch: int,
         check_every: int,
         gains: tuple[float, float],
+        margin: float,
         seed: int,
     ) -> None:
-        self.gains = gains
+        self.gains, self.margin = gains, margin
         self.pipeline, self.windows, self.number = pipeline, windows, number
         self.history, self.batch, self.check_every = history, batch, check_every
         self.generator = torch.Generator().manual_seed(seed)
@@ -130,7 +143,8 @@ class _Trainer:
             return self.louder(self.windows.select(chosen))
 
         def objective(pipeline: torch.nn.Module, part: Windows) -> Tensor:
-            with counter.density() if name == "density" else nullcontext():
+            moved = moved_at_random(counter, len(part), self.margin, self.generator)
+            with moved, counter.density() if name == "density" else nullcontext():
                 return count_loss(window_counts(pipeline, part), part.counts)
 
         def after_step(row: Row) -> None:
@@ -173,7 +187,7 @@ class _Trainer:
         self.pipeline.load_state_dict(latest)
 
     def keep_best(self) -> None:
-        score = _robust_error(self.pipeline, self.windows, self.gains)
+        score = centre(self.pipeline, _as_loud(self.windows, self.gains), self.margin)
         if score < self.best_score or not self.best_state:
             self.best_score = score
             self.best_state = copy.deepcopy(self.pipeline.state_dict())
@@ -186,17 +200,8 @@ def _with_metadata(values: dict[str, Tensor], like: dict[str, Tensor]) -> dict[s
     return answer
 
 
-def _error(pipeline: torch.nn.Module, windows: Windows) -> float:
-    with torch.no_grad():
-        return float((window_counts(pipeline, windows) - windows.counts).abs().mean())
-
-
-def _robust_error(pipeline: torch.nn.Module, windows: Windows, gains: tuple[float, float]) -> float:
-    """Mean error of the exact counter over the range of gains."""
+def _as_loud(windows: Windows, gains: tuple[float, float]) -> list[Windows]:
+    """The windows at gains over the range."""
     low, high = (math.log(gain) for gain in gains)
     levels = [math.exp(low + (high - low) * i / 4) for i in range(5 if high > low else 1)]
-    errors = [
-        _error(pipeline, Windows(windows.signals * gain, windows.known, windows.counts))
-        for gain in levels
-    ]
-    return sum(errors) / len(errors)
+    return [Windows(windows.signals * gain, windows.known, windows.counts) for gain in levels]
