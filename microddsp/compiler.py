@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from microddsp.frontend.capture import Capture
 
 MAX_UNROLL = 64
+EMITTED = ("c", "obj")
 BUDGET_KEYS = ("flash", "ram", "stack")
 # Operators whose states are past samples.
 DELAY_LINES = (
@@ -51,6 +52,7 @@ def compile(
     unroll: int | None = None,
     io_in_arena: bool = False,
     narrow: bool = False,
+    emit: str = "c",
 ) -> CompiledModel:
     """Compile a whole pipeline, raw samples to answer, into streaming C.
 
@@ -69,6 +71,8 @@ def compile(
         narrow: Store tables of constants as 8- or 16-bit integers where that loses nothing: where
             all numbers are whole multiples of a power of two, as `training.round_weights` makes
             them. Flash for a little time; the numbers that are computed stay the same.
+        emit: "c", or "obj": the kernels are an object file for the target, made by LLVM, and only
+            what stands around them is C.
 
     Raises:
         CompileError: Something in the module cannot be compiled; says where and what to do.
@@ -80,6 +84,8 @@ def compile(
     limits = _limits(budget)
     if unroll is not None and (isinstance(unroll, bool) or not 1 <= unroll <= MAX_UNROLL):
         raise ParameterError(f"unroll must be 1 to {MAX_UNROLL}, got {unroll}")
+    if emit not in EMITTED:
+        raise ParameterError(f"cannot emit {emit!r}", hint=nearest(emit, EMITTED))
     captured = capture(module, example_inputs, taps=taps)
     formats = _formats(captured, input)
     members = _members(captured)
@@ -98,11 +104,17 @@ def compile(
             narrow=narrow,
         )
     signature = _signature(name, captured, formats, members, program, io_in_arena)
+    objects = {}
+    if emit == "obj" and program.kernels:
+        from microddsp.micro.aot.llvm import build_object
+
+        objects[f"{name}_kernels.o"] = build_object(program.kernels, chosen)
     model = CompiledModel(
         name=name,
         target=chosen,
         signature=signature,
-        sources=render(program, signature, members),
+        sources=render(program, signature, members, kernels_apart=bool(objects)),
+        objects=objects,
         tir=lowered.script(),
         buffers=tuple(
             (b.name, b.nbytes, program.plan.offsets[b.name], b.first, b.last)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
 
 from microddsp.errors import CompileError, nearest
@@ -13,7 +14,8 @@ COMMON_FLAGS = ("-O3", "-std=c99", "-ffp-contract=off", "-ffunction-sections", "
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A processor. `fma`: write fused multiply-adds (it has them in hardware)."""
+    """A processor. `fma`: write fused multiply-adds (it has them in hardware). `triple` and
+    `llvm_features` are LLVM's names for it."""
 
     name: str
     description: str
@@ -21,10 +23,17 @@ class Target:
     c_flags: tuple[str, ...]
     fpu: bool
     fma: bool
+    triple: str
+    llvm_features: tuple[str, ...] = ()
     compiler: str = "arm-none-eabi-gcc"
 
 
-def _arm(name: str, description: str, cpu: str, fpu: str = "") -> Target:
+_FPV5 = "fpv5-sp-d16"
+# LLVM must not choose fused multiply-adds either; its vectors always do.
+_APART = ("+slowfpvfmx",)
+
+
+def _arm(name: str, description: str, cpu: str, arch: str, fpu: str = "") -> Target:
     floats = ("-mfloat-abi=hard", f"-mfpu={fpu}") if fpu else ("-mfloat-abi=soft",)
     if fpu == "auto":
         floats = ("-mfloat-abi=hard",)
@@ -35,18 +44,32 @@ def _arm(name: str, description: str, cpu: str, fpu: str = "") -> Target:
         (f"-mcpu={cpu}", "-mthumb", *floats, *COMMON_FLAGS),
         fpu=bool(fpu),
         fma=bool(fpu),
+        triple=f"thumb{arch}-none-eabi",
+        llvm_features=("+slowfpvfmx", "-mve", "-mve.fp")
+        if fpu == "auto"
+        else ("+slowfpvfmx",)
+        if fpu
+        else (),
     )
 
 
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        _arm("cortex-m0", "Armv6-M, no floating-point unit", "cortex-m0"),
-        _arm("cortex-m3", "Armv7-M, no floating-point unit", "cortex-m3"),
-        _arm("cortex-m4f", "Armv7E-M, single-precision unit", "cortex-m4", "fpv4-sp-d16"),
-        _arm("cortex-m7", "Armv7E-M, single-precision unit", "cortex-m7", "fpv5-sp-d16"),
-        _arm("cortex-m33", "Armv8-M, single-precision unit", "cortex-m33", "fpv5-sp-d16"),
-        _arm("cortex-m55", "Armv8.1-M, scalar floating point and MVE", "cortex-m55", "auto"),
+        _arm("cortex-m0", "Armv6-M, no floating-point unit", "cortex-m0", "v6m"),
+        _arm("cortex-m3", "Armv7-M, no floating-point unit", "cortex-m3", "v7m"),
+        _arm("cortex-m4f", "Armv7E-M, single-precision unit", "cortex-m4", "v7em", "fpv4-sp-d16"),
+        _arm("cortex-m7", "Armv7E-M, single-precision unit", "cortex-m7", "v7em", "fpv5-sp-d16"),
+        _arm(
+            "cortex-m33", "Armv8-M, single-precision unit", "cortex-m33", "v8m.main", "fpv5-sp-d16"
+        ),
+        _arm(
+            "cortex-m55",
+            "Armv8.1-M, scalar floating point and MVE",
+            "cortex-m55",
+            "v8.1m.main",
+            "auto",
+        ),
         Target(
             "host",
             "this computer, with fused multiply-adds as on a device",
@@ -54,6 +77,7 @@ TARGETS: dict[str, Target] = {
             ("-fPIC", *COMMON_FLAGS),
             fpu=True,
             fma=True,
+            triple=f"{platform.machine()}-linux-gnu",
             compiler="cc",
         ),
     )

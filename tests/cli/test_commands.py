@@ -164,7 +164,7 @@ def test_a_question_is_answered_without_heavy_imports(arguments: tuple[str, ...]
         (("compile", "MODEL:plops", "--name", "a-b"), "cannot prefix C names"),
         (("compile", "MODEL:plops", "--budget", "rom=1K"), "'rom'"),
         (("compile", "MODEL:plops", "--budget", "ram=lots"), "is no size"),
-        (("compile", "MODEL:plops", "--emit", "obj"), "object code is not there yet"),
+        (("compile", "MODEL:plops", "--emit", "rust"), "unknown 'rust'"),
         (("compile", "MODEL:plops", "-o", "none/at/all.tar"), "no folder"),
         (("run", "none.tar", "-i", "MODEL"), "no file 'none.tar'"),
         (("run", "MODEL", "-i", "MODEL", "--board", "mps2-an368"), "did you mean"),

@@ -36,8 +36,9 @@ class Parameter:
 @dataclass(frozen=True, slots=True)
 class Kernel:
     """One kernel in C. `inplace` pairs (output, input) may be the same memory; `shared` are the
-    parameters that lie in memory of others in some call: the compiler must know. `accesses` is
-    None where they are not clear. An output of `grown` must hold its input when the kernel starts.
+    parameters that lie in memory of others in some call: the compiler must know. An output of
+    `grown` must hold its input when the kernel starts. `lowered` is what a code generator takes,
+    `accesses` None where they are not clear.
     """
 
     name: str
@@ -47,19 +48,24 @@ class Kernel:
     inplace: tuple[tuple[int, int], ...]
     grown: tuple[tuple[int, int], ...]
     restrict: str
+    lowered: tirx.PrimFunc
     accesses: Accesses | None = None
     shared: frozenset[int] = frozenset()
 
     @property
     def text(self) -> str:
         """The C function."""
+        return f"static {self.declaration}\n{{\n{self.body}}}\n"
+
+    @property
+    def declaration(self) -> str:
         shared = self.shared | {index for pair in self.inplace for index in pair}
         declared = []
         for index, p in enumerate([*self.parameters, *self.scratch]):
             const = "" if p.written else "const "
             alias = "" if index in shared else f"{self.restrict} "
             declared.append(f"{const}{C_TYPES[p.dtype]} *{alias}{p.name}")
-        return f"static void {self.name}({', '.join(declared)})\n{{\n{self.body}}}\n"
+        return f"void {self.name}({', '.join(declared)})"
 
 
 def lower(
@@ -125,8 +131,10 @@ def generate(
     counts = [p.elements for p in (*parameters, *temporaries)]
     accesses = accesses_of(mod[name].body, pointers, counts)
     unread = [parameters[into].name for _, into in grown]
-    body = "".join(f"  (void){parameter};\n" for parameter in unread) + body
-    return Kernel(name, parameters, temporaries, _polish(body), inplace, grown, restrict, accesses)
+    body = _polish("".join(f"  (void){parameter};\n" for parameter in unread) + body)
+    return Kernel(
+        name, parameters, temporaries, body, inplace, grown, restrict, mod[name], accesses
+    )
 
 
 def pairs_of(func: tirx.PrimFunc, what: str) -> tuple[tuple[int, int], ...]:

@@ -105,7 +105,7 @@ def uncover(body: tirx.Stmt) -> tirx.Stmt:
 
 
 def _transparent(call: tvm.ir.Call) -> tvm.ir.Expr:
-    return call.args[1] if _is_extern(call, OPAQUE, pure=False) else call
+    return call.args[1] if is_extern(call, OPAQUE, pure=False) else call
 
 
 def _is_float(expr: tvm.ir.Expr) -> bool:
@@ -156,12 +156,12 @@ def negate(expr: tvm.ir.Expr) -> tvm.ir.Expr:
     """Unary minus: `0 - x` is not the same for zero and keeps the compiler from fusing it."""
     if isinstance(expr, tirx.FloatImm):
         return tirx.FloatImm(str(expr.ty), -float(expr.value))
-    if _is_extern(expr, "-"):
+    if is_extern(expr, "-"):
         return expr.args[1]
     return _extern("-", expr)
 
 
-def _is_extern(expr: tvm.ir.Expr, name: str, *, pure: bool = True) -> bool:
+def is_extern(expr: tvm.ir.Expr, name: str, *, pure: bool = True) -> bool:
     return (
         isinstance(expr, tvm.ir.Call)
         and isinstance(expr.op, Op)
@@ -174,7 +174,7 @@ def _is_extern(expr: tvm.ir.Expr, name: str, *, pure: bool = True) -> bool:
 def _product(expr: tvm.ir.Expr) -> tuple[tvm.ir.Expr, tvm.ir.Expr] | None:
     if isinstance(expr, tirx.Mul) and _is_float(expr):
         return expr.a, expr.b
-    if _is_extern(expr, "-") and isinstance(expr.args[1], tirx.Mul):
+    if is_extern(expr, "-") and isinstance(expr.args[1], tirx.Mul):
         return negate(expr.args[1].a), expr.args[1].b
     return None
 

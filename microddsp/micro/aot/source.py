@@ -59,8 +59,17 @@ class StateMember:
         return int(self.initial.size)
 
 
-def render(program: Program, signature: Signature, states: Sequence[StateMember]) -> dict[str, str]:
-    """`{"name.h": ..., "name.c": ...}`; the same model always gives the same bytes."""
+def render(
+    program: Program,
+    signature: Signature,
+    states: Sequence[StateMember],
+    *,
+    kernels_apart: bool = False,
+) -> dict[str, str]:
+    """`{"name.h": ..., "name.c": ...}`; the same model always gives the same bytes.
+
+    `kernels_apart`: the kernels are in an object file, and in the C only if a macro asks for them.
+    """
     name = signature.name
     values: dict[str, Any] = {
         "name": name,
@@ -79,6 +88,7 @@ def render(program: Program, signature: Signature, states: Sequence[StateMember]
         "helpers": _helpers(program, name),
         "booleans": any(re.search(r"\bbool\b", k.text) for k in program.kernels),
         "kernels": [_own_names(k.text, name) for k in program.kernels],
+        "declarations": [k.declaration for k in program.kernels] if kernels_apart else [],
         "process_arguments": _process_arguments(signature),
         "null_checks": " || ".join(f"({p} == NULL)" for p in _pointers(signature)),
         "accessors": _accessors(program, signature),

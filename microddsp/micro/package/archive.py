@@ -34,6 +34,7 @@ MAX_MEMBERS = 64
 MAX_ELEMENTS = 2**28
 
 _BLOCK = 512
+_OBJECTS = "codegen/host/lib/"
 _PATH = re.compile(r"[A-Za-z0-9_.+-]+(/[A-Za-z0-9_.+-]+)*")
 _STRUCTURES = ("tensor", "tuple", "dict", "namedtuple")
 _REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE)
@@ -71,12 +72,14 @@ def to_bytes(model: CompiledModel) -> bytes:
         "executor-config/aot/signature.json": _json(model.signature.to_json()),
         "README.txt": readme_of(model),
     }
-    hashes = {path: hashlib.sha256(text.encode()).hexdigest() for path, text in files.items()}
-    files["metadata.json"] = _json(metadata_of(model, FORMAT_VERSION, hashes))
+    contents = {path: text.encode() for path, text in files.items()}
+    contents |= {f"{_OBJECTS}{file}": content for file, content in model.objects.items()}
+    hashes = {path: hashlib.sha256(content).hexdigest() for path, content in contents.items()}
+    contents["metadata.json"] = _json(metadata_of(model, FORMAT_VERSION, hashes)).encode()
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for path in sorted(files):
-            content = files[path].encode()
+        for path in sorted(contents):
+            content = contents[path]
             member = tarfile.TarInfo(path)
             member.size = len(content)
             member.mode = 0o644
@@ -187,10 +190,20 @@ def _model(members: dict[str, bytes]) -> CompiledModel:
         },
         tir=_text(members, "src/tir-cpu.txt"),
         buffers=_buffers(ours.get("buffers")),
+        objects=_objects(members, name),
     )
     if model.digest != ours.get("digest"):
         raise ArchiveError("the sources do not match the model's digest")
     return model
+
+
+def _objects(members: dict[str, bytes], name: str) -> dict[str, bytes]:
+    """The kernels as object code: bytes that are only handed on to a linker."""
+    found = {p.removeprefix(_OBJECTS): m for p, m in members.items() if p.startswith(_OBJECTS)}
+    for file, content in found.items():
+        if file != f"{name}_kernels.o" or not content.startswith(b"\x7fELF"):
+            raise ArchiveError(f"{_OBJECTS}{file} is no object file of this model")
+    return found
 
 
 def _target(name: Any) -> Any:

@@ -36,18 +36,26 @@ int shim_process(void *self, const void *const *in, void *const *out)
 class HostLibrary:
     """One instance of the model on this computer."""
 
-    def __init__(self, signature: Signature, sources: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        signature: Signature,
+        sources: Mapping[str, str],
+        objects: Mapping[str, bytes] | None = None,
+    ) -> None:
         self.signature = signature
         with tempfile.TemporaryDirectory(prefix="microddsp-") as folder:
             where = Path(folder)
             for file_name, text in sources.items():
                 (where / file_name).write_text(text)
             (where / "shim.c").write_text(_shim(signature))
+            for file_name, content in (objects or {}).items():
+                (where / file_name).write_bytes(content)
+            in_c = [] if objects else [f"-D{signature.name.upper()}_KERNELS_IN_C"]
             library = compile_c(
                 TARGETS["host"],
-                [where / f"{signature.name}.c", where / "shim.c"],
+                [where / name for name in (f"{signature.name}.c", "shim.c", *(objects or {}))],
                 where / "model.so",
-                ["-shared"],
+                ["-shared", *in_c],
                 ["-lm"],
             )
             self._library = ctypes.CDLL(str(library))

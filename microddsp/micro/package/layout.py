@@ -35,7 +35,7 @@ def metadata_of(model: CompiledModel, version: int, hashes: Mapping[str, str]) -
             model.name: {
                 "model_name": model.name,
                 "style": "full-model",
-                "target": [f"c -keys=cpu -mcpu={model.target.cpu}"],
+                "target": [_target_of(model)],
                 "executors": ["aot"],
                 "external_dependencies": [],
                 "memory": {"functions": {"main": [main], "operator_functions": []}},
@@ -52,6 +52,12 @@ def metadata_of(model: CompiledModel, version: int, hashes: Mapping[str, str]) -
     }
 
 
+def _target_of(model: CompiledModel) -> str:
+    if model.objects:
+        return f"llvm -keys=cpu -mtriple={model.target.triple} -mcpu={model.target.cpu}"
+    return f"c -keys=cpu -mcpu={model.target.cpu}"
+
+
 def _tensors(specs: Iterable[TensorSpec]) -> dict[str, dict[str, Any]]:
     return {spec.name: {"size": spec.nbytes, "dtype": spec.dtype} for spec in specs}
 
@@ -65,11 +71,17 @@ def readme_of(model: CompiledModel) -> str:
     arguments += outputs if len(outputs) == 1 else ["&outputs"]
     if model.signature.io_in_arena:
         arguments = []  # they lie in the workspace: the header's functions say where
+    kernels = (
+        f"  codegen/host/lib/{name}_kernels.o         link it; or build the C with"
+        f" -D{upper}_KERNELS_IN_C\n"
+        if model.objects
+        else ""
+    )
     return f"""{name}: a signal pipeline as two C99 files (model digest {model.digest})
 
   codegen/host/include/{name}.h         the interface; sizes and sample rate are macros
   codegen/host/src/{name}.c             the model, constants included: add it to your firmware
-  executor-config/aot/signature.json    names, shapes and types of inputs and outputs
+{kernels}  executor-config/aot/signature.json    names, shapes and types of inputs and outputs
   src/tir-cpu.txt                       the kernels before they became C, to read
   metadata.json                         Model Library Format, version 7
 

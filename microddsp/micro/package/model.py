@@ -24,7 +24,8 @@ class CompiledModel:
 
     `sources` maps file names to text (`<name>.h`, `<name>.c`), `buffers` lists
     `(name, bytes, offset, first step, last step)` of the arena; each statement of a kernel is a
-    step, `tir` is the lowered IR as text.
+    step, `tir` is the lowered IR as text. `objects` maps names of object files for the target to
+    their bytes: the kernels, unless they are in the C.
     """
 
     name: str
@@ -33,6 +34,7 @@ class CompiledModel:
     sources: dict[str, str]
     tir: str = ""
     buffers: tuple[tuple[str, int, int, int, int], ...] = ()
+    objects: dict[str, bytes] = field(default_factory=dict)
     _library: HostLibrary | None = field(default=None, repr=False)
     _memory: MemoryReport | None = field(default=None, repr=False)
 
@@ -80,5 +82,6 @@ class CompiledModel:
 
     def _host(self) -> HostLibrary:
         if self._library is None:
-            self._library = HostLibrary(self.signature, self.sources)
+            fits = self.target.name == "host"  # else the kernels are built from their C
+            self._library = HostLibrary(self.signature, self.sources, self.objects if fits else {})
         return self._library

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,8 +70,9 @@ def _short(title: str) -> str:
     return title.rsplit(":", 1)[-1]
 
 
-def library_functions(target: Target, built: Path, root: str) -> dict[str, Function]:
-    """Functions of the C library and the compiler's own that the object pulls in.
+def library_functions(target: Target, built: Sequence[Path], root: str) -> dict[str, Function]:
+    """Functions of the C library and the compiler's own that the objects pull in, and those of
+    objects that GCC did not make.
 
     Bytes that a function pushes are counted as if it did so all at once: never too few.
     Nothing for a target whose disassembler is not there, or not for ARM.
@@ -80,7 +82,7 @@ def library_functions(target: Target, built: Path, root: str) -> dict[str, Funct
         return {}
     options = ["-nostartfiles", "-Wl,--gc-sections", f"-Wl,-e,{root}", f"-Wl,-u,{root}"]
     try:
-        image = compile_c(target, [built], built.with_suffix(".elf"), options, ["-lm"])
+        image = compile_c(target, built, built[0].with_suffix(".elf"), options, ["-lm"])
     except BoardError:
         return {}  # it needs what only the user's firmware has: these stay unknown
     listing = subprocess.run(

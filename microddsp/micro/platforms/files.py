@@ -102,6 +102,7 @@ def project_files(
         "stack_bytes": stack_bytes,
         "image": image,
         "objects": objects,
+        "kernels": sorted(name for model in models for name in model.objects),
         "link_in": LINK_IN,
         "link_out": LINK_OUT,
         "protocol": PROTOCOL,

@@ -84,6 +84,8 @@ def create_project(
         where.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             (where / name).write_text(text)
+        for name, content in [item for m in models for item in m.objects.items()]:
+            (where / name).write_bytes(content)
     except OSError as error:
         raise BoardError(f"cannot be written: {error}", where=str(where)) from error
     signatures = tuple(m.signature for m in models)
