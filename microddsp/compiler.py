@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import tvm
 
-from microddsp.errors import BudgetError, CompileError, MicroddspError, ParameterError, nearest
+from microddsp.budget import check_budget, read_limits
+from microddsp.errors import CompileError, MicroddspError, ParameterError, nearest
 from microddsp.frontend import capture
 from microddsp.micro.aot.program import Program, build_program
 from microddsp.micro.aot.source import StateMember, render
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 MAX_UNROLL = 64
 EMITTED = ("c", "obj")
-BUDGET_KEYS = ("flash", "ram", "stack")
 # Operators whose states are past samples.
 DELAY_LINES = (
     "dsp.fir",
@@ -48,7 +48,7 @@ def compile(
     name: str = "model",
     input: Input | Mapping[str, Input] | None = None,
     taps: Sequence[str] = (),
-    budget: Mapping[str, int] | None = None,
+    budget: Mapping[str, int | str] | None = None,
     unroll: int | None = None,
     io_in_arena: bool = False,
     narrow: bool = False,
@@ -63,7 +63,8 @@ def compile(
         name: Prefix of every C symbol; an identifier.
         input: What the device delivers, for all inputs or by input name.
         taps: Module paths of inner blocks whose outputs become outputs too.
-        budget: Limits in bytes for "flash", "ram" (state + arena) and "stack".
+        budget: Limits in bytes for "flash", "ram" (state + arena) and "stack"; for "load" a text
+            like "50%@64MHz": modelled cycles of a Cortex-M4F against the sample rate.
         unroll: Samples per pass of a sample loop; None chooses, usually eight. Fewer make the
             program smaller and a little slower.
         io_in_arena: Inputs and outputs lie inside the workspace, where they share memory with
@@ -81,7 +82,7 @@ def compile(
     """
     chosen = find_target(target) if isinstance(target, str) else target
     _check_name(name)
-    limits = _limits(budget)
+    limits = read_limits(budget)
     if unroll is not None and (isinstance(unroll, bool) or not 1 <= unroll <= MAX_UNROLL):
         raise ParameterError(f"unroll must be 1 to {MAX_UNROLL}, got {unroll}")
     if emit not in EMITTED:
@@ -121,7 +122,7 @@ def compile(
             for b in program.buffers
         ),
     )
-    _check_budget(model, limits)
+    check_budget(model, limits)
     return model
 
 
@@ -146,16 +147,6 @@ def _check_name(name: str) -> None:
             f"{name!r} cannot prefix C names",
             hint="use letters, digits and underscores, and no name that C has already",
         )
-
-
-def _limits(budget: Mapping[str, int] | None) -> dict[str, int]:
-    limits = dict(budget or {})
-    for key, value in limits.items():
-        if key not in BUDGET_KEYS:
-            raise ParameterError(f"unknown budget {key!r}", hint=nearest(key, BUDGET_KEYS))
-        if value <= 0:
-            raise ParameterError(f"budget {key} must be positive, got {value}")
-    return limits
 
 
 def _formats(captured: Capture, given: Input | Mapping[str, Input] | None) -> list[Input]:
@@ -238,22 +229,3 @@ def _state_bytes(members: Sequence[StateMember], workspace: bool) -> int:
         widest = max(widest, width)
         at = -(-at // width) * width + member.elements * width
     return -(-at // widest) * widest
-
-
-def _check_budget(model: CompiledModel, limits: Mapping[str, int]) -> None:
-    if not limits:
-        return
-    memory = model.memory
-    used = {"flash": memory.flash_bytes, "ram": memory.ram_bytes, "stack": memory.stack_bytes}
-    over = [key for key in BUDGET_KEYS if key in limits and used[key] > limits[key]]
-    if not over:
-        return
-    rows = [f"{key:6} {used[key]:>8} of {limits[key]}" for key in limits]
-    rows += [f"  section {name:24} {size:>8}" for name, size in memory.sections.items()]
-    rows += [f"  state                            {memory.state_bytes:>8}"]
-    rows += [f"  arena {b[0]:26} {b[1]:>8}" for b in sorted(memory.buffers, key=lambda b: -b[1])]
-    raise BudgetError(
-        f"over budget: {', '.join(over)}\n" + "\n".join(rows),
-        where=model.name,
-        hint="a shorter block or hop, a lower order or fewer channels take less",
-    )

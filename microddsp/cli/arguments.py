@@ -8,15 +8,13 @@ from pathlib import Path
 
 import typer
 
-from microddsp.errors import MicroddspError, nearest
+from microddsp.budget import KEYS, read_limits
+from microddsp.errors import MicroddspError, ParameterError, nearest
 from microddsp.micro.boards import find_board
 from microddsp.micro.package.names import is_c_name
 from microddsp.micro.targets import find_target
 
-_SIZE = re.compile(r"(\d+)([KkMm]?)(?:i?[Bb])?")
-_FACTOR = {"": 1, "k": 1024, "m": 1024 * 1024}
 _SHAPE = re.compile(r"([A-Za-z_]\w*):(\d+(?:,\d+)*)", re.ASCII)
-BUDGETS = ("flash", "ram", "stack")
 
 
 def refuse(error: MicroddspError) -> typer.BadParameter:
@@ -55,16 +53,17 @@ def check_choice(text: str, known: Sequence[str]) -> str:
     return text
 
 
-def parse_budget(text: str | None) -> dict[str, int]:
-    """`ram=16K,flash=64K` -> bytes."""
-    limits: dict[str, int] = {}
+def parse_budget(text: str | None) -> dict[str, int | str]:
+    """`ram=16K,flash=64K,load=50%@64MHz`: checked here, read by the compiler."""
+    limits: dict[str, int | str] = {}
     for part in text.split(",") if text is not None else ():
-        key, _, size = part.partition("=")
-        check_choice(key.strip(), BUDGETS)
-        match = _SIZE.fullmatch(size.strip())
-        if not match or not int(match[1]):
-            raise typer.BadParameter(f"{part!r} is no size; write {key}=16K or {key}=16384")
-        limits[key.strip()] = int(match[1]) * _FACTOR[match[2].lower()]
+        key, _, value = (word.strip() for word in part.partition("="))
+        check_choice(key, KEYS)
+        try:
+            read_limits({key: value})
+        except ParameterError as error:
+            raise refuse(error) from error
+        limits[key] = value
     return limits
 
 

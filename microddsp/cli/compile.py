@@ -59,7 +59,7 @@ def compile_command(
         list[str] | None, typer.Option(help="Path of an inner block whose signal comes out too.")
     ] = None,
     budget: Annotated[
-        str | None, typer.Option(help="Fail when larger: ram=16K,flash=64K,stack=1K")
+        str | None, typer.Option(help="Fail when larger: ram=16K,flash=64K,stack=1K,load=50%@64MHz")
     ] = None,
     unroll: Annotated[
         int | None,

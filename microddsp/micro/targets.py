@@ -29,8 +29,9 @@ class Target:
 
 
 _FPV5 = "fpv5-sp-d16"
-# LLVM must not choose fused multiply-adds either; its vectors always do.
-_APART = ("+slowfpvfmx",)
+# LLVM must not choose fused multiply-adds either; in vectors (MVE) it cannot be kept from it.
+_ROUND_APART = ("+slowfpvfmx",)
+_NO_VECTORS = ("-mve", "-mve.fp")
 
 
 def _arm(name: str, description: str, cpu: str, arch: str, fpu: str = "") -> Target:
@@ -45,11 +46,7 @@ def _arm(name: str, description: str, cpu: str, arch: str, fpu: str = "") -> Tar
         fpu=bool(fpu),
         fma=bool(fpu),
         triple=f"thumb{arch}-none-eabi",
-        llvm_features=("+slowfpvfmx", "-mve", "-mve.fp")
-        if fpu == "auto"
-        else ("+slowfpvfmx",)
-        if fpu
-        else (),
+        llvm_features=(_ROUND_APART if fpu else ()) + (_NO_VECTORS if fpu == "auto" else ()),
     )
 
 
@@ -59,10 +56,8 @@ TARGETS: dict[str, Target] = {
         _arm("cortex-m0", "Armv6-M, no floating-point unit", "cortex-m0", "v6m"),
         _arm("cortex-m3", "Armv7-M, no floating-point unit", "cortex-m3", "v7m"),
         _arm("cortex-m4f", "Armv7E-M, single-precision unit", "cortex-m4", "v7em", "fpv4-sp-d16"),
-        _arm("cortex-m7", "Armv7E-M, single-precision unit", "cortex-m7", "v7em", "fpv5-sp-d16"),
-        _arm(
-            "cortex-m33", "Armv8-M, single-precision unit", "cortex-m33", "v8m.main", "fpv5-sp-d16"
-        ),
+        _arm("cortex-m7", "Armv7E-M, single-precision unit", "cortex-m7", "v7em", _FPV5),
+        _arm("cortex-m33", "Armv8-M, single-precision unit", "cortex-m33", "v8m.main", _FPV5),
         _arm(
             "cortex-m55",
             "Armv8.1-M, scalar floating point and MVE",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -11,15 +11,16 @@ import jinja2
 import numpy as np
 from elftools.elf.elffile import ELFFile
 
-from benchmarks.device.counting import build_plugin, executed, run_counted
-from benchmarks.device.cycles import model_cycles
 from benchmarks.device.job import Array, Code, Job, Result
 from microddsp.errors import BoardError
+from microddsp.micro import cycles as frame_of_jobs
 from microddsp.micro.boards import Board, find_board
+from microddsp.micro.cycles.cortex_m4 import model_cycles
+from microddsp.micro.cycles.counting import build_plugin, executed, run_counted
 from microddsp.micro.package.objects import compile_c
 from microddsp.micro.targets import Target, find_target
 
-_HERE = Path(__file__).parent
+_HERE = Path(frame_of_jobs.__file__).parent
 _SIZES = "#define JOB_BLOCKS {}u\n#define JOB_IN_BYTES {}u\n#define JOB_OUT_BYTES {}u\n"
 _NOTHING = Code(
     "#define JOB_INIT()\n#define JOB_PROCESS(from, to) ((void)(from), (void)(to))\n", {}
@@ -86,11 +87,10 @@ def _build(job: Job, code: Code, board: Board, where: Path) -> Path:
         (where / name).write_text(text)
     target = find_target(board.target)
     flags = target.c_flags if code.ours else library_flags(target)
-    chosen = Target(target.name, "", target.cpu, flags, fpu=target.fpu, fma=target.fma)
+    chosen = replace(target, c_flags=flags)
     includes = [f"-I{where}", *(f"-I{path}" for path in code.includes)]
-    frame = Target(target.name, "", target.cpu, target.c_flags, fpu=target.fpu, fma=target.fma)
     # the frame is not C99: its stack is painted with the help of GCC's own words
-    main = compile_c(frame, [_HERE / "main.c"], where / "main.o", ["-c", "-std=gnu11", *includes])
+    main = compile_c(target, [_HERE / "main.c"], where / "main.o", ["-c", "-std=gnu11", *includes])
     return compile_c(
         chosen,
         [main, *(where / name for name in sorted(code.sources) if name.endswith(".c"))],

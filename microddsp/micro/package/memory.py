@@ -23,7 +23,8 @@ class MemoryReport:
     the compiler's and the C library's own functions included.
 
     `buffers` lists every arena buffer as (name, bytes, offset, first step, last step), `sections`
-    the object's sections, `outside` functions that it calls but whose stack could not be counted.
+    the object's sections, `symbols` its functions and tables, `outside` functions that it calls but
+    whose stack could not be counted.
     """
 
     flash_bytes: int
@@ -33,6 +34,7 @@ class MemoryReport:
     buffers: tuple[tuple[str, int, int, int, int], ...]
     sections: dict[str, int]
     outside: tuple[str, ...]
+    symbols: dict[str, int]
 
     @property
     def ram_bytes(self) -> int:
@@ -62,8 +64,10 @@ def measure(model: CompiledModel) -> MemoryReport:
         for path in kernels:
             path.write_bytes(model.objects[path.name])
         sections: Counter[str] = Counter()
+        symbols: dict[str, int] = {}
         for path in (built, *kernels):
             sections += _sections(path)
+            symbols |= _symbols(path, model.name)
         graph = next(where.glob("*.ci")).read_text()
         root = f"{model.name}_process"
         stack, outside = deepest(graph, root, {})
@@ -80,6 +84,7 @@ def measure(model: CompiledModel) -> MemoryReport:
         buffers=model.buffers,
         sections=dict(sorted(sections.items())),
         outside=outside,
+        symbols=dict(sorted(symbols.items())),
     )
 
 
@@ -95,3 +100,15 @@ def _sections(path: Path) -> Counter[str]:
                 if not section.name.endswith(".text.tvm.fp16.conv")
             }
         )
+
+
+def _symbols(path: Path, name: str) -> dict[str, int]:
+    """Bytes of each function and table of the model; small functions may be inside others."""
+    with path.open("rb") as file:
+        table = ELFFile(file).get_section_by_name(".symtab")
+        return {
+            symbol.name: int(symbol["st_size"])
+            for symbol in table.iter_symbols()
+            if symbol["st_info"]["type"] in ("STT_FUNC", "STT_OBJECT")
+            if symbol["st_size"] and symbol.name.startswith(f"{name}_")
+        }

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from microddsp.micro.cycles.load import Load
+
 
 @dataclass(slots=True)
 class CompiledModel:
@@ -37,6 +39,7 @@ class CompiledModel:
     objects: dict[str, bytes] = field(default_factory=dict)
     _library: HostLibrary | None = field(default=None, repr=False)
     _memory: MemoryReport | None = field(default=None, repr=False)
+    _load: Load | None = field(default=None, repr=False)
 
     @property
     def digest(self) -> str:
@@ -53,6 +56,20 @@ class CompiledModel:
         if self._memory is None:
             self._memory = measure(self)
         return self._memory
+
+    @property
+    def load(self) -> Load:
+        """Instructions and modelled cycles of a block, run on the emulator with noise.
+
+        Raises:
+            CompileError: The target's cycles are not modelled.
+            BoardError: The cross compiler or the emulator is not installed.
+        """
+        from microddsp.micro.cycles.load import measure_load
+
+        if self._load is None:
+            self._load = measure_load(self)
+        return self._load
 
     def run(self, *inputs: np.ndarray | torch.Tensor, tail: str = "error") -> Any:
         """Feed one or more whole blocks to the C on this computer; keeps state between calls.

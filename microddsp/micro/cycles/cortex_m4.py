@@ -24,7 +24,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.device.counting import Block
+from microddsp.micro.cycles.counting import Block
 
 _LINE = re.compile(r"^\s+([0-9a-f]+):\s+(\S+)\s*([^@;]*)")
 _CONDITION = "(eq|ne|cs|hs|cc|lo|mi|pl|vs|vc|hi|ls|ge|lt|gt|le)?"

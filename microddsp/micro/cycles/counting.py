@@ -14,7 +14,7 @@ from microddsp.errors import BoardError
 from microddsp.micro.boards import Board
 from microddsp.micro.rpc.start import qemu_command
 
-_PLUGIN = Path(__file__).parent / "harness" / "plugin.c"
+_PLUGIN = Path(__file__).parent / "plugin.c"
 
 
 @dataclass(frozen=True, slots=True)
