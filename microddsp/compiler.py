@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import tvm
 from microddsp.budget import check_budget, read_limits
 from microddsp.errors import CompileError, MicroddspError, ParameterError, nearest
 from microddsp.frontend import capture
+from microddsp.micro.aot.memory_options import MemoryOptions
 from microddsp.micro.aot.program import Program, build_program
 from microddsp.micro.aot.source import StateMember, render
 from microddsp.micro.package.model import CompiledModel
@@ -18,6 +20,7 @@ from microddsp.micro.package.names import is_model_name
 from microddsp.micro.targets import Target, find_target
 from microddsp.schedules.decode_inputs import decode_inputs
 from microddsp.schedules.graph import operator_name
+from microddsp.schedules.pass_options import PassOptions, pass_context
 from microddsp.schedules.pipeline import pipeline
 from microddsp.signature import INPUT_DTYPES, Input, InputSpec, Signature, TensorSpec
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
     from microddsp.frontend.capture import Capture
 
+_LOG = logging.getLogger(__name__)
 MAX_UNROLL = 64
 EMITTED = ("c", "obj")
 # Operators whose states are past samples.
@@ -53,6 +57,8 @@ def compile(
     io_in_arena: bool = False,
     narrow: bool = False,
     emit: str = "c",
+    memory: MemoryOptions | None = None,
+    passes: PassOptions | None = None,
 ) -> CompiledModel:
     """Compile a whole pipeline, raw samples to answer, into streaming C.
 
@@ -74,6 +80,8 @@ def compile(
             them. Flash for a little time; the numbers that are computed stay the same.
         emit: "c", or "obj": the kernels are an object file for the target, made by LLVM, and only
             what stands around them is C.
+        memory: Alignments, and sections for state, constants and arena.
+        passes: What to print of the passes, which to leave out, their options.
 
     Raises:
         CompileError: Something in the module cannot be compiled; says where and what to do.
@@ -88,9 +96,11 @@ def compile(
     if emit not in EMITTED:
         raise ParameterError(f"cannot emit {emit!r}", hint=nearest(emit, EMITTED))
     captured = capture(module, example_inputs, taps=taps)
+    _LOG.info("captured %s: %s inputs, %s states", name, len(captured.inputs), len(captured.states))
     formats = _formats(captured, input)
     members = _members(captured)
-    with _named_failures():
+    layout = memory or MemoryOptions()
+    with pass_context(passes or PassOptions()), _named_failures():
         graph = decode_inputs(captured.module, formats)
         with tvm.target.Target({"kind": "c", "keys": ["cpu"]}):
             lowered = pipeline(unroll=unroll)(graph)
@@ -103,20 +113,31 @@ def compile(
             fma=chosen.fma,
             io_in_arena=io_in_arena,
             narrow=narrow,
+            align=layout.workspace_align,
         )
-    signature = _signature(name, captured, formats, members, program, io_in_arena)
+    for kernel in program.kernels:
+        _LOG.debug("kernel %s: %s lines of C", kernel.name, kernel.body.count("\n"))
+    _LOG.info(
+        "%s kernels in %s calls, arena of %s bytes",
+        len(program.kernels),
+        len(program.calls),
+        program.plan.nbytes,
+    )
+    signature = _signature(name, captured, formats, members, program, io_in_arena, layout)
     objects = {}
     if emit == "obj" and program.kernels:
         from microddsp.micro.aot.llvm import build_object
 
         objects[f"{name}_kernels.o"] = build_object(program.kernels, chosen)
+        _LOG.info("object code of %s bytes by LLVM", len(objects[f"{name}_kernels.o"]))
     model = CompiledModel(
         name=name,
         target=chosen,
         signature=signature,
-        sources=render(program, signature, members, kernels_apart=bool(objects)),
+        sources=render(program, signature, members, kernels_apart=bool(objects), memory=layout),
         objects=objects,
         tir=lowered.script(),
+        relax=graph.script(),
         buffers=tuple(
             (b.name, b.nbytes, program.plan.offsets[b.name], b.first, b.last)
             for b in program.buffers
@@ -191,6 +212,7 @@ def _signature(
     members: Sequence[StateMember],
     program: Program,
     io_in_arena: bool,
+    layout: MemoryOptions,
 ) -> Signature:
     inputs = tuple(_raw(spec, fmt) for spec, fmt in zip(captured.inputs, formats, strict=True))
     return Signature(
@@ -201,6 +223,7 @@ def _signature(
         block=int(captured.inputs[0].shape[-1]) if captured.inputs[0].shape else 1,
         state_bytes=_state_bytes(members, bool(program.plan.nbytes)),
         workspace_bytes=program.plan.nbytes,
+        workspace_align=layout.workspace_align,
         sample_rate_hz=captured.sample_rate_hz,
         settle_samples=captured.settle_samples,
         io_in_arena=io_in_arena,

@@ -6,15 +6,18 @@ Nothing heavy is imported before a command has checked its arguments.
 
 from __future__ import annotations
 
+import logging
 import sys
 import traceback
 import warnings
+from pathlib import Path
 from typing import Annotated, TextIO
 
 import typer
 
 from microddsp.cli.catalogue import boards, ops, targets
 from microddsp.cli.compile import compile_command
+from microddsp.cli.defaults import read_defaults
 from microddsp.cli.fit import fit_command
 from microddsp.cli.micro import micro
 from microddsp.cli.run import run_command
@@ -50,12 +53,26 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Defaults for any command, a TOML or JSON file: [compile] target = ..."),
+    ] = None,
+    verbose: Annotated[
+        int, typer.Option("-v", "--verbose", count=True, help="Tell the stages; -vv: each kernel.")
+    ] = 0,
 ) -> None:
     """Differentiable DSP, from PyTorch to microcontrollers."""
+    if config is not None:
+        context.default_map = read_defaults(config, context.command)
+    if verbose:
+        logging.basicConfig(format="microddsp: %(message)s", stream=sys.stderr)
+        level = logging.INFO if verbose == 1 else logging.DEBUG
+        logging.getLogger("microddsp").setLevel(level)
 
 
 def _one_line(

@@ -10,6 +10,7 @@ import typer
 
 from microddsp.budget import KEYS, read_limits
 from microddsp.errors import MicroddspError, ParameterError, nearest
+from microddsp.micro.aot.memory_options import MemoryOptions
 from microddsp.micro.boards import find_board
 from microddsp.micro.package.names import is_c_name
 from microddsp.micro.targets import find_target
@@ -92,6 +93,25 @@ def parse_options(texts: Sequence[str]) -> dict[str, str]:
             raise typer.BadParameter(f"option {key!r} is given twice")
         options[key] = value
     return options
+
+
+def parse_list(text: str | None, known: Sequence[str] = ()) -> tuple[str, ...]:
+    """`a,b` -> the words, each one of `known` if there are any."""
+    words = tuple(word.strip() for word in text.split(",")) if text else ()
+    for word in words:
+        if known:
+            check_choice(word, known)
+    return words
+
+
+def parse_memory(
+    workspace_align: int, constant_align: int | None, sections: str | None
+) -> MemoryOptions:
+    """Alignments, and `state=.dtcm,constants=.flash_ext` as names of sections by memory."""
+    try:
+        return MemoryOptions(workspace_align, constant_align, parse_options(parse_list(sections)))
+    except ParameterError as error:
+        raise refuse(error) from error
 
 
 def check_archive(path: Path) -> Path:

@@ -13,12 +13,17 @@ from microddsp.cli.arguments import (
     check_name,
     check_target,
     parse_budget,
+    parse_list,
+    parse_memory,
+    parse_options,
     parse_shapes,
 )
 from microddsp.cli.model_reference import HELP, load_module, parse_reference
 from microddsp.cli.render import describe, show_facts, show_json
 from microddsp.errors import BoardError, MicroddspError, ParameterError, nearest
 from microddsp.signature import INPUT_DTYPES, Input
+
+CODE_KINDS = ("c", "tir", "relax")
 
 if TYPE_CHECKING:
     import torch
@@ -72,6 +77,37 @@ def compile_command(
         bool, typer.Option("--narrow", help="Store rounded constants in 8 or 16 bits.")
     ] = False,
     emit: Annotated[str, typer.Option(help="c, or obj: kernels as object code by LLVM")] = "c",
+    workspace_byte_alignment: Annotated[
+        int, typer.Option(help="Of the workspace and all in it: 8, 16, 32 or 64.")
+    ] = 8,
+    constant_byte_alignment: Annotated[
+        int | None, typer.Option(help="Of tables: 8, 16, 32 or 64  [default: their type's]")
+    ] = None,
+    section: Annotated[
+        str | None,
+        typer.Option(help="Linker sections: state=.dtcm,constants=.flash_ext,arena=.bss.fast"),
+    ] = None,
+    dump_code: Annotated[
+        str | None, typer.Option(help="Write what the model was on its way: c,tir,relax")
+    ] = None,
+    dump_folder: Annotated[
+        Path | None, typer.Option(help="Where --dump-code writes  [default: NAME.code]")
+    ] = None,
+    print_ir_before: Annotated[
+        str | None, typer.Option(help="Print the IR before these passes: FuseOps,...")
+    ] = None,
+    print_ir_after: Annotated[
+        str | None, typer.Option(help="Print the IR after these passes.")
+    ] = None,
+    pass_config: Annotated[
+        list[str] | None, typer.Option(help="An option of TVM's passes, NAME=VALUE.")
+    ] = None,
+    disabled_pass: Annotated[
+        str | None, typer.Option(help="Leave these passes out: FuseOps,...")
+    ] = None,
+    print_pass_times: Annotated[
+        bool, typer.Option("--print-pass-times", help="Print the time of every pass.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Compile a trained pipeline into an archive with two C files."""
@@ -79,6 +115,9 @@ def compile_command(
     shapes = parse_shapes(input_shape or ())
     limits = parse_budget(budget)
     check_choice(emit, ("c", "obj"))
+    memory = parse_memory(workspace_byte_alignment, constant_byte_alignment, section)
+    dumped = parse_list(dump_code, CODE_KINDS)
+    configured = parse_options(pass_config or ())
     check_choice(input_dtype, tuple(INPUT_DTYPES))
     try:
         samples = Input(input_dtype, input_scale, input_offset, input_unit, interleaved)
@@ -90,6 +129,7 @@ def compile_command(
         raise typer.BadParameter(f"there is no folder {str(archive.parent)!r}")
 
     import microddsp
+    from microddsp.schedules.pass_options import PassOptions
 
     module, carried = load_module(reference)
     compiled = microddsp.compile(
@@ -104,7 +144,18 @@ def compile_command(
         io_in_arena=io_in_arena,
         narrow=narrow,
         emit=emit,
+        memory=memory,
+        passes=PassOptions(
+            print_before=parse_list(print_ir_before),
+            print_after=parse_list(print_ir_after),
+            disabled=parse_list(disabled_pass),
+            config=configured,
+            times=print_pass_times,
+            show=lambda text: typer.echo(text, err=True),  # stdout is for the report
+        ),
     )
+    if dumped:
+        compiled.dump(dump_folder or Path(f"{chosen}.code"), dumped)
     compiled.save(archive)
     report = _report(compiled, archive)
     if as_json:

@@ -89,6 +89,7 @@ def register_all() -> None:
         ir_api.RegisterOp(full_name, f"{full_name}({', '.join(entry.arguments)})")
         ir_api.OpSetNumInputs(ir.Op.get(full_name), len(entry.arguments))
         ir.register_op_attr(full_name, "FPurity", True)
+        ir.register_op_attr(full_name, "TScriptPrinterName", full_name)
         ir.register_op_attr(full_name, "FInferType", _infer(entry))
         if entry.legalize is not None:
             ir.register_op_attr(full_name, "FLegalize", entry.legalize)

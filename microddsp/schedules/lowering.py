@@ -7,7 +7,7 @@ from tvm import s_tir, tirx
 
 # Order: blocks to plain loops, indices to 32 bits, then storage is shared (StorageRewrite) before
 # loops are unrolled. CommonSubexprElim is left out: it would bind loads before stores between.
-_PASSES = [
+PASSES = [
     s_tir.transform.CanonicalizeLoop(),
     s_tir.transform.LowerInitBlock(),
     s_tir.transform.PlanAndUpdateBufferAllocationLocation(),
@@ -44,4 +44,4 @@ def plain_loops(func: tirx.PrimFunc, name: str) -> tirx.PrimFunc:
     mod = tvm.IRModule({name: func.with_attr("global_symbol", name)})
     mod = tirx.transform.BindTarget(target.with_host(target))(mod)
     blocks = isinstance(func.body, s_tir.SBlockRealize)
-    return tvm.ir.transform.Sequential(_PASSES if blocks else _LOOP_PASSES)(mod)[name]
+    return tvm.ir.transform.Sequential(PASSES if blocks else _LOOP_PASSES)(mod)[name]

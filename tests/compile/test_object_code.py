@@ -16,6 +16,7 @@ from microddsp import dsp
 from microddsp.errors import ArchiveError, CompileError, ParameterError
 from microddsp.micro.aot.kernel import generate
 from microddsp.micro.aot.llvm import _check_rounding, build_object
+from microddsp.micro.package.model import CompiledModel
 from microddsp.micro.targets import TARGETS
 
 BLOCK, BLOCKS = 64, 5
@@ -37,7 +38,7 @@ class Net(torch.nn.Module):
         return torch.softmax(self.dense(h.mean(-1)), -1)
 
 
-def compiled(target: str, emit: str) -> microddsp.CompiledModel:
+def compiled(target: str, emit: str) -> CompiledModel:
     return microddsp.compile(Net(), torch.zeros(1, BLOCK), name="net", target=target, emit=emit)
 
 
@@ -47,13 +48,13 @@ def signal() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def model() -> microddsp.CompiledModel:
+def model() -> CompiledModel:
     return compiled("cortex-m4f", "obj")
 
 
 @pytest.mark.qemu
 def test_an_archive_with_an_object_runs_to_the_bit_as_the_c(
-    model: microddsp.CompiledModel, tmp_path: Path
+    model: CompiledModel, tmp_path: Path
 ) -> None:
     model.save(tmp_path / "net.tar")
     loaded = microddsp.load(tmp_path / "net.tar")
@@ -70,7 +71,7 @@ def test_an_archive_with_an_object_runs_to_the_bit_as_the_c(
 
 
 def test_the_object_is_the_same_each_time_and_leaks_no_names(
-    model: microddsp.CompiledModel, tmp_path: Path
+    model: CompiledModel, tmp_path: Path
 ) -> None:
     assert compiled("cortex-m4f", "obj").objects == model.objects
     path = tmp_path / "net_kernels.o"
@@ -89,9 +90,7 @@ def test_an_object_for_this_computer_gives_the_bits_of_the_c() -> None:
     assert np.array_equal(*answers)
 
 
-def test_the_kernels_can_still_be_built_from_c(
-    model: microddsp.CompiledModel, tmp_path: Path
-) -> None:
+def test_the_kernels_can_still_be_built_from_c(model: CompiledModel, tmp_path: Path) -> None:
     for name, text in model.sources.items():
         (tmp_path / name).write_text(text)
     flags = "-std=c99 -Wall -Wextra -Werror -c net.c".split()
@@ -133,9 +132,7 @@ def test_more_fused_instructions_than_written_are_refused() -> None:
         _check_rounding(code, once + "\tvfms.f32\ts0, s1, s2\n")
 
 
-def test_another_file_beside_the_object_is_refused(
-    model: microddsp.CompiledModel, tmp_path: Path
-) -> None:
+def test_another_file_beside_the_object_is_refused(model: CompiledModel, tmp_path: Path) -> None:
     model.objects["other.o"] = b"\x7fELF"
     try:
         model.save(tmp_path / "net.tar")

@@ -9,9 +9,10 @@ import microddsp
 from microddsp import dsp
 from microddsp.budget import LoadLimit, check_budget, read_limits
 from microddsp.errors import BudgetError, CompileError, ParameterError
+from microddsp.micro.package.model import CompiledModel
 
 
-def smoother(target: str = "cortex-m4f", **options: object) -> microddsp.CompiledModel:
+def smoother(target: str = "cortex-m4f", **options: object) -> CompiledModel:
     torch.manual_seed(0)
     pipeline = torch.nn.Sequential(
         dsp.Lowpass(300.0, 2, sample_rate_hz=8000), dsp.FIR(torch.randn(33))
@@ -26,7 +27,7 @@ def smoother(target: str = "cortex-m4f", **options: object) -> microddsp.Compile
 
 
 @pytest.fixture(scope="module")
-def model() -> microddsp.CompiledModel:
+def model() -> CompiledModel:
     return smoother()
 
 
@@ -47,7 +48,7 @@ def test_limits_are_bytes_or_a_part_of_a_processor() -> None:
             read_limits({key: value})
 
 
-def test_the_table_names_sections_tables_and_every_buffer(model: microddsp.CompiledModel) -> None:
+def test_the_table_names_sections_tables_and_every_buffer(model: CompiledModel) -> None:
     with pytest.raises(BudgetError) as caught:
         check_budget(model, read_limits({"flash": 100, "ram": "1M"}))
     text = str(caught.value)
@@ -59,7 +60,7 @@ def test_the_table_names_sections_tables_and_every_buffer(model: microddsp.Compi
 
 
 @pytest.mark.qemu
-def test_a_load_is_cycles_against_the_sample_rate(model: microddsp.CompiledModel) -> None:
+def test_a_load_is_cycles_against_the_sample_rate(model: CompiledModel) -> None:
     load = model.load
     assert load.instructions < load.cycles_low <= load.cycles_high < 3 * load.instructions
     share = load.share(model.signature, 64e6)
@@ -71,7 +72,7 @@ def test_a_load_is_cycles_against_the_sample_rate(model: microddsp.CompiledModel
         check_budget(model, {"load": LoadLimit(share * 0.99, 64e6)})
 
 
-def test_what_is_not_modelled_is_refused(model: microddsp.CompiledModel) -> None:
+def test_what_is_not_modelled_is_refused(model: CompiledModel) -> None:
     with pytest.raises(CompileError, match="modelled for cortex-m4f only"):
         smoother("cortex-m0", budget={"load": "50%@64MHz"})
     unknown = torch.nn.Sequential(dsp.FIR(torch.ones(3)))

@@ -10,7 +10,7 @@ import tvm
 from tvm import relax
 
 from microddsp.errors import CompileError
-from microddsp.micro.aot.arena import Buffer, Plan, plan_arena
+from microddsp.micro.aot.arena import ALIGN, Buffer, Plan, plan_arena
 from microddsp.micro.aot.calls import Call, Place
 from microddsp.micro.aot.kernel import Kernel, generate, pairs_of
 from microddsp.micro.aot.lives import lives
@@ -42,7 +42,9 @@ class _Builder:
         fma: bool,
         io_in_arena: bool,
         narrow: bool,
+        align: int,
     ) -> None:
+        self.align = align
         self.mod, self.name, self.fma, self.narrow = mod, name, fma, narrow
         self.planned = ("arena", "input", "output") if io_in_arena else ("arena",)
         self.main = mod["main"]
@@ -237,7 +239,7 @@ class _Builder:
 
     def _plan(self) -> None:
         self.program.buffers, inplace = lives(self.program.calls, self.planned)
-        self.program.plan = plan_arena(self.program.buffers, inplace=inplace)
+        self.program.plan = plan_arena(self.program.buffers, inplace=inplace, align=self.align)
         self._tell_kernels()
 
     def _tell_kernels(self) -> None:
@@ -265,6 +267,7 @@ def build_program(
     fma: bool,
     io_in_arena: bool = False,
     narrow: bool = False,
+    align: int = ALIGN,
 ) -> Program:
     """Turn a lowered module (main of call_tir bindings) into calls on planned memory. `narrow`
     stores constants in fewer bits where that loses nothing.
@@ -272,7 +275,7 @@ def build_program(
     Raises:
         CompileError: An operator is left that has no kernel, or no C can be printed for one.
     """
-    return _Builder(mod, name, inputs, outputs, states, fma, io_in_arena, narrow).run()
+    return _Builder(mod, name, inputs, outputs, states, fma, io_in_arena, narrow, align).run()
 
 
 def _sharing(call: Call, plan: Plan) -> set[int]:

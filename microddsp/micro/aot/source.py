@@ -13,6 +13,7 @@ import numpy as np
 
 from microddsp import __version__
 from microddsp.micro.aot.calls import Place
+from microddsp.micro.aot.memory_options import MemoryOptions
 from microddsp.micro.aot.program import Program
 from microddsp.micro.aot.rewrites import c_float
 from microddsp.micro.package.digest import digest_of
@@ -65,6 +66,7 @@ def render(
     states: Sequence[StateMember],
     *,
     kernels_apart: bool = False,
+    memory: MemoryOptions | None = None,
 ) -> dict[str, str]:
     """`{"name.h": ..., "name.c": ...}`; the same model always gives the same bytes.
 
@@ -88,6 +90,8 @@ def render(
         "helpers": _helpers(program, name),
         "booleans": any(re.search(r"\bbool\b", k.text) for k in program.kernels),
         "kernels": [_own_names(k.text, name) for k in program.kernels],
+        "sections": dict((memory or MemoryOptions()).sections),
+        "constant_align": (memory or MemoryOptions()).constant_align,
         "declarations": [k.declaration for k in program.kernels] if kernels_apart else [],
         "process_arguments": _process_arguments(signature),
         "null_checks": " || ".join(f"({p} == NULL)" for p in _pointers(signature)),

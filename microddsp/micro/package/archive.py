@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from microddsp.errors import ArchiveError, CompileError
+from microddsp.micro.aot.memory_options import ALIGNMENTS
 from microddsp.micro.package.layout import metadata_of, readme_of
 from microddsp.micro.package.names import is_c_name
 from microddsp.micro.targets import find_target
@@ -243,7 +244,7 @@ def _signature(members: dict[str, bytes], name: str) -> Signature:
     if not signature.inputs or not signature.outputs or len(set(names)) != len(names):
         raise ArchiveError("signature: inputs and outputs must be there, each name once")
     align = signature.workspace_align
-    if not all(0 <= size <= MAX_ELEMENTS for size in sizes) or align not in (1, 2, 4, 8, 16, 32):
+    if not all(0 <= size <= MAX_ELEMENTS for size in sizes) or align not in ALIGNMENTS:
         raise ArchiveError("signature: a size makes no sense")
     return signature
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from microddsp.errors import ArchiveError, ParameterError, nearest
 from microddsp.micro.package.digest import digest_of
 from microddsp.micro.package.host_library import HostLibrary
 from microddsp.micro.package.memory import MemoryReport, measure
 from microddsp.micro.targets import Target
 from microddsp.signature import Signature
 from microddsp.streams import join_blocks, split_blocks
+
+CODE_KINDS = ("c", "tir", "relax")
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +31,8 @@ class CompiledModel:
     `sources` maps file names to text (`<name>.h`, `<name>.c`), `buffers` lists
     `(name, bytes, offset, first step, last step)` of the arena; each statement of a kernel is a
     step, `tir` is the lowered IR as text. `objects` maps names of object files for the target to
-    their bytes: the kernels, unless they are in the C.
+    their bytes: the kernels, unless they are in the C. `relax` is the graph before all passes as
+    text; an archive does not hold it.
     """
 
     name: str
@@ -37,9 +42,10 @@ class CompiledModel:
     tir: str = ""
     buffers: tuple[tuple[str, int, int, int, int], ...] = ()
     objects: dict[str, bytes] = field(default_factory=dict)
-    _library: HostLibrary | None = field(default=None, repr=False)
-    _memory: MemoryReport | None = field(default=None, repr=False)
-    _load: Load | None = field(default=None, repr=False)
+    relax: str = field(default="", compare=False)
+    _library: HostLibrary | None = field(default=None, repr=False, compare=False)
+    _memory: MemoryReport | None = field(default=None, repr=False, compare=False)
+    _load: Load | None = field(default=None, repr=False, compare=False)
 
     @property
     def digest(self) -> str:
@@ -56,6 +62,31 @@ class CompiledModel:
         if self._memory is None:
             self._memory = measure(self)
         return self._memory
+
+    def dump(self, folder: str | Path, kinds: Sequence[str] = CODE_KINDS) -> list[Path]:
+        """Write what the model was on its way: "relax" the graph, "tir" its kernels, "c" both C
+        files. Returns the paths.
+
+        Raises:
+            ParameterError: An unknown kind, or one that an archive does not hold.
+            ArchiveError: A file cannot be written.
+        """
+        texts = {"relax": {f"{self.name}.relax.txt": self.relax}, "c": self.sources}
+        texts["tir"] = {f"{self.name}.tir.txt": self.tir}
+        for kind in kinds:
+            if kind not in CODE_KINDS:
+                raise ParameterError(f"no code is called {kind!r}", hint=nearest(kind, CODE_KINDS))
+            if not all(texts[kind].values()):
+                raise ParameterError(f"a loaded archive has no {kind}", hint="compile it again")
+        written = []
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            for name, text in sorted(item for kind in kinds for item in texts[kind].items()):
+                written.append(Path(folder) / name)
+                written[-1].write_text(text)
+        except OSError as error:
+            raise ArchiveError(f"cannot write: {error.strerror}", where=str(folder)) from error
+        return written
 
     @property
     def load(self) -> Load:
