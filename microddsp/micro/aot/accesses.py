@@ -229,12 +229,14 @@ def _grid(loops: Sequence[_Loop]) -> dict[tvm.ir.Var, np.ndarray]:
 
 def _variables(expr: tvm.ir.Expr, bound: Bound) -> set[tvm.ir.Var]:
     found: set[tvm.ir.Var] = set()
+    seen: set[tvm.ir.Var] = set()  # a value is used many times: each is looked into once
 
     def look(var: tvm.ir.Var) -> None:
-        if var in bound:
-            found.update(_variables(bound[var], bound))
-        else:
+        if var not in bound:
             found.add(var)
+        elif var not in seen:
+            seen.add(var)
+            tvm_ffi.structural_walk(bound[var], (tvm.ir.Var, look))
 
     tvm_ffi.structural_walk(expr, (tvm.ir.Var, look))
     return found
