@@ -28,6 +28,7 @@ from microddsp.schedules.loop_memory import (
     store_element,
 )
 from microddsp.schedules.scalar_code import Value, count_uses, emit, float32
+from microddsp.schedules.witnesses import witnesses
 
 
 @dataclass(slots=True)
@@ -145,7 +146,13 @@ class SampleLoop:
                 pairs.append([len(self.inputs) + names.index(target.name), source])
         with IRBuilder() as builder, T.prim_func():
             T.func_name(name)
-            T.func_attr({"tirx.noalias": True, "microddsp.inplace": pairs})
+            T.func_attr(
+                {
+                    "tirx.noalias": True,
+                    "microddsp.inplace": pairs,
+                    "microddsp.witnesses": self._witnesses(names),
+                }
+            )
             buffers = {
                 t.name: T.arg(t.name, tirx.decl_buffer(t.shape, t.dtype, t.name))
                 for t in [*self.inputs, *outputs]
@@ -156,6 +163,20 @@ class SampleLoop:
                 with T.serial(0, self.channels) as c:
                     self._channel(c, buffers, unroll)
         return builder.get()
+
+    def _witnesses(self, names: Sequence[str]) -> list[list[int]]:
+        """For each next state: its place among the parameters, then the elements of a channel that
+        tell whether a state of this loop is not finite."""
+        leaves = [value for state in self._states for value in state.leaves]
+        following = [expr for state in self._states for expr in state.following]
+        chosen = set(witnesses(leaves, following, {id(value) for value, *_ in self._loads}))
+        rows, at = [], 0
+        for state in self._states:
+            own = [i for i in range(len(state.leaves)) if at + i in chosen]
+            at += len(state.leaves)
+            if state.target.name in names:
+                rows.append([len(self.inputs) + names.index(state.target.name), *own])
+        return rows
 
     def _unroll(self) -> int:
         """Samples a pass. A multiply-accumulate overwrites its addend, so states wander from

@@ -28,6 +28,8 @@ class Program:
     constants: list[tuple[Place, np.ndarray]] = field(default_factory=list)
     plan: Plan = field(default_factory=lambda: Plan({}, 0))
     buffers: list[Buffer] = field(default_factory=list)
+    # by state: elements of a row that tell whether it is finite; a state not named here: all
+    witnesses: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 class _Builder:
@@ -49,6 +51,7 @@ class _Builder:
         self.places: dict[relax.Var, list[Place]] = {}
         self.kernels: dict[str, Kernel] = {}
         self.constants: dict[tuple[bytes, str], Place] = {}
+        self.witnesses: dict[tuple[str, str], tuple[int, ...]] = {}  # by kind and name of a place
         self.temporaries = 0
 
     def run(self) -> Program:
@@ -184,6 +187,10 @@ class _Builder:
         self.places[var] = made
         scratch = [self._new(Place("arena", "", p.dtype, (p.elements,))) for p in kernel.scratch]
         arguments = [p for arg in call.args[1].fields for p in self._resolve(arg)]
+        known = (self.mod[call.args[0]].attrs or {}).get("microddsp.witnesses", ()) or ()
+        for at, *elements in known:
+            place = made[int(at) - len(arguments)]
+            self.witnesses[place.kind, place.name] = tuple(int(i) for i in elements)
         self.program.calls.append(Call(kernel, (*arguments, *made, *scratch)))
 
     def _kernel_name(self, func_name: str) -> str:
@@ -209,6 +216,8 @@ class _Builder:
                 target = _place("output", self.output_names[i], item.ty)
             else:
                 target = self.places[states[i - count]][0]
+                if (made.kind, made.name) in self.witnesses:
+                    self.program.witnesses[target.name] = self.witnesses[made.kind, made.name]
             if (made.kind, made.name) != (target.kind, target.name):
                 copies.append(Call(None, (made, target)))
         self.program.calls.extend(_in_safe_order(copies))
