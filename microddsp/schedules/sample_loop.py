@@ -19,7 +19,8 @@ from microddsp.relax_ops.event_counter import (
     load_registers,
     store_registers,
 )
-from microddsp.relax_ops.expression import Expr, Step, leaf, substitute, unary
+from microddsp.relax_ops.expression import Expr, Step, in_order, leaf, substitute, unary
+from microddsp.schedules.event_scan import TOGETHER, Scan
 from microddsp.schedules.loop_memory import (
     Tensor,
     element_of,
@@ -218,12 +219,16 @@ class SampleLoop:
                 T.buffer_store(registers, carried[id(value)], [i])
 
         passes, left = divmod(self.samples, unroll)
-        if passes == 1:
+        scanned = event is None and self._only_counts(buffers)
+        if scanned:
+            for k in range(len(self._counters)):
+                self._scan(c, k, fixed, buffers, ints)
+        elif passes == 1:
             body(0, unroll)
         else:
             with T.serial(0, passes) as m:
                 body(m * unroll, unroll)
-        if left:
+        if left and not scanned:
             body(passes * unroll, left)
         at = 0
         for state in self._states:
@@ -236,6 +241,39 @@ class SampleLoop:
                 store_registers(buffers[counter.target.name], c, ints, 3 * k, self.samples)
             if counter.count.name in buffers:
                 store_element(buffers, counter.count, c, 0, ints[3 * k + 2])
+
+    def _only_counts(self, buffers: dict[str, tirx.Buffer]) -> bool:
+        """No state but counters, no signal put out, and signals that are quick to compute again."""
+        if self.samples < TOGETHER or self._states or not self._counters:
+            return False
+        if any(target.name in buffers for _, target, _ in self._signals):
+            return False
+        uses = count_uses([counter.signal for counter in self._counters])
+        roots = {id(counter.signal) for counter in self._counters}
+        return all(used == 1 or which in roots for which, used in uses.items())
+
+    def _scan(
+        self,
+        c: Value | int,
+        k: int,
+        fixed: dict[int, Value],
+        buffers: dict[str, tirx.Buffer],
+        ints: tirx.Buffer,
+    ) -> None:
+        counter = self._counters[k]
+        high, low = emit(counter.thresholds, dict(fixed), count_uses(counter.thresholds))
+
+        def sample(n: Value) -> Value:
+            values = dict(fixed)
+            for value, index, interleaved in self._loads:
+                values[id(value)] = sample_of(buffers, self.inputs[index], c, n, interleaved)
+            # in its place, not in a local: part of a condition
+            once = {id(expr): 1 for expr in in_order([counter.signal])}
+            return emit([counter.signal], values, once)[0]
+
+        refractory = counter.refractory_samples
+        limits = (high, low)
+        Scan(sample, self.samples, counter.thresholds, limits, refractory, ints, 3 * k).emit()
 
     def _sample(
         self,
@@ -280,8 +318,6 @@ class SampleLoop:
         return {id(old): new for old, new in zip(leaves, done[len(signals) :], strict=True)}
 
     def _events_used(self, buffers: dict[str, tirx.Buffer]) -> bool:
-        from microddsp.relax_ops.expression import in_order
-
         roots = [signal for signal, *_ in self._signals]
         roots += [expr for state in self._states for expr in state.following]
         roots += [counter.signal for counter in self._counters]

@@ -154,6 +154,7 @@ def _cut(source: str, name: str) -> tuple[list[str], str]:
 def _polish(body: str) -> str:
     """House indentation, exact constants; no change of meaning."""
     body = re.sub(rf"{EXACT}([-+.\w]+)\(\)", lambda m: m[1], body)
+    body = re.sub(r"^ *#pragma unroll.*\n", "", body, flags=re.MULTILINE)  # before each while
     lines = []
     for line in body.splitlines():
         stripped = line.lstrip(" ")

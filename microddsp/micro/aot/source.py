@@ -29,6 +29,12 @@ _HELPERS = {
         "static inline float {name}_min(float a, float b)\n"
         "{{\n    return ((a < b) || (a != a)) ? a : b;\n}}\n"
     ),
+    "microddsp_bits": (
+        "/* The integer that has the same bits. */\n"
+        "static inline int32_t {name}_bits(float value)\n"
+        "{{\n    int32_t bits;\n"
+        "    (void)memcpy(&bits, &value, sizeof(bits));\n    return bits;\n}}\n"
+    ),
 }
 # So many elements of a state are added one by one, more in a loop.
 MOST_TERMS = 4
