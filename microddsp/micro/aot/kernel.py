@@ -17,6 +17,7 @@ from microddsp.micro.aot.rewrites import (
     rewrite_for_c,
     uncover,
 )
+from microddsp.relax_ops.copy import copied_to
 from microddsp.schedules.lowering import plain_loops
 from microddsp.signature import C_TYPES
 
@@ -127,13 +128,18 @@ def _written_names(func: tirx.PrimFunc) -> set[str]:
     def note(store: tirx.BufferStore) -> None:
         found.add(store.buffer.name)
 
+    def copied(call: tvm.ir.Call) -> None:
+        target = copied_to(call)
+        if target is not None:
+            found.add(target.name)
+
     def alias(declared: tirx.DeclBuffer) -> None:
         def source(var: tvm.ir.Var) -> None:
             behind.setdefault(declared.buffer.name, set()).add(var.name)
 
         tvm_ffi.structural_walk(declared.data, (tvm.ir.Var, source), order="post")
 
-    tvm_ffi.structural_walk(func.body, [(tirx.BufferStore, note), (tirx.DeclBuffer, alias)])
+    tvm_ffi.structural_walk(func.body, [(tirx.BufferStore, note), (tvm.ir.Call, copied), (tirx.DeclBuffer, alias)])
     grown = True
     while grown:
         more = {name for alias in found for name in behind.get(alias, ())} - found

@@ -16,6 +16,7 @@ from microddsp.micro.aot.calls import Place
 from microddsp.micro.aot.program import Program
 from microddsp.micro.aot.rewrites import c_float
 from microddsp.micro.package.digest import digest_of
+from microddsp.relax_ops.copy import COPY
 from microddsp.signature import C_TYPES, InputSpec, Signature, TensorSpec
 
 _HELPERS = {
@@ -36,6 +37,13 @@ _HELPERS = {
         "    (void)memcpy(&bits, &value, sizeof(bits));\n    return bits;\n}}\n"
     ),
 }
+_COPY = (
+    "/* {count} numbers at once, to where none of them is. */\n"
+    "typedef struct {name}_of{count} {{\n    float value[{count}];\n}} {name}_of{count}_t;\n"
+    "static inline void {name}_copy{count}(float *to, const float *from)\n"
+    "{{\n    *({name}_of{count}_t *)to = *(const {name}_of{count}_t *)from;\n}}\n"
+)
+
 # So many elements of a state are added one by one, more in a loop.
 MOST_TERMS = 4
 
@@ -211,10 +219,13 @@ def _table(place: Place, value: np.ndarray) -> dict[str, Any]:
 
 def _helpers(program: Program, name: str) -> list[str]:
     text = "".join(k.text for k in program.kernels)
-    return [body.format(name=name) for helper, body in _HELPERS.items() if f"{helper}(" in text]
+    used = [body.format(name=name) for helper, body in _HELPERS.items() if f"{helper}(" in text]
+    counts = sorted({int(found) for found in re.findall(rf"\b{COPY}(\d+)\(", text)})
+    return used + [_COPY.format(name=name, count=count) for count in counts]
 
 
 def _own_names(text: str, name: str) -> str:
+    text = re.sub(rf"\b{COPY}(\d+)\(", rf"{name}_copy\1(", text)
     for helper in _HELPERS:
         text = text.replace(f"{helper}(", f"{name}_{helper.removeprefix('microddsp_')}(")
     return text
