@@ -1,7 +1,7 @@
 """Copies of stretches of a signal on the device, several numbers at once.
 
-A struct is assigned whole: compilers make load and store multiple of it, a third of the instructions
-of a loop, and call no library.
+A struct is assigned whole: compilers make load and store multiple of it, which takes a third of the
+instructions of a loop and calls no library.
 """
 
 from __future__ import annotations

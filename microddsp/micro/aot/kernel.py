@@ -139,7 +139,9 @@ def _written_names(func: tirx.PrimFunc) -> set[str]:
 
         tvm_ffi.structural_walk(declared.data, (tvm.ir.Var, source), order="post")
 
-    tvm_ffi.structural_walk(func.body, [(tirx.BufferStore, note), (tvm.ir.Call, copied), (tirx.DeclBuffer, alias)])
+    tvm_ffi.structural_walk(
+        func.body, [(tirx.BufferStore, note), (tvm.ir.Call, copied), (tirx.DeclBuffer, alias)]
+    )
     grown = True
     while grown:
         more = {name for alias in found for name in behind.get(alias, ())} - found
