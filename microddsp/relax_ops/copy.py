@@ -62,13 +62,16 @@ def _call(
     T.evaluate(tirx.call_extern("void", f"{COPY}{count}", *places))
 
 
-def copied_to(call: Any) -> tirx.Buffer | None:
-    """The buffer that a call of a copying function writes; None for any other call."""
-    from tvm.ir import Op, StringImm
+def copied(call: Any) -> tuple[Any, Any, int] | None:
+    """The first elements (loads) of both places, target first, and the numbers that a call of a
+    copying function copies; None for any other expression."""
+    from tvm.ir import Call, Op, StringImm
 
-    if not isinstance(call.op, Op) or call.op.name != "tirx.call_extern":
+    if not isinstance(call, Call) or not isinstance(call.op, Op):
         return None
-    name = call.args[0]
-    if not isinstance(name, StringImm) or not str(name.value).startswith(COPY):
+    if call.op.name != "tirx.call_extern" or not isinstance(call.args[0], StringImm):
         return None
-    return call.args[1].args[0].source
+    name = str(call.args[0].value)
+    if not name.startswith(COPY):
+        return None
+    return call.args[1].args[0], call.args[2].args[0], int(name.removeprefix(COPY))

@@ -17,7 +17,7 @@ from microddsp.micro.aot.rewrites import (
     rewrite_for_c,
     uncover,
 )
-from microddsp.relax_ops.copy import copied_to
+from microddsp.relax_ops.copy import copied
 from microddsp.schedules.lowering import plain_loops
 from microddsp.signature import C_TYPES
 
@@ -128,10 +128,10 @@ def _written_names(func: tirx.PrimFunc) -> set[str]:
     def note(store: tirx.BufferStore) -> None:
         found.add(store.buffer.name)
 
-    def copied(call: tvm.ir.Call) -> None:
-        target = copied_to(call)
-        if target is not None:
-            found.add(target.name)
+    def note_copy(call: tvm.ir.Call) -> None:
+        places = copied(call)
+        if places is not None:
+            found.add(places[0].source.name)
 
     def alias(declared: tirx.DeclBuffer) -> None:
         def source(var: tvm.ir.Var) -> None:
@@ -140,7 +140,7 @@ def _written_names(func: tirx.PrimFunc) -> set[str]:
         tvm_ffi.structural_walk(declared.data, (tvm.ir.Var, source), order="post")
 
     tvm_ffi.structural_walk(
-        func.body, [(tirx.BufferStore, note), (tvm.ir.Call, copied), (tirx.DeclBuffer, alias)]
+        func.body, [(tirx.BufferStore, note), (tvm.ir.Call, note_copy), (tirx.DeclBuffer, alias)]
     )
     grown = True
     while grown:
