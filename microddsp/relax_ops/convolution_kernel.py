@@ -78,7 +78,7 @@ def convolution_kernel(spec: Convolution, name: str) -> tirx.PrimFunc:
         T.func_attr({"tirx.noalias": True})
         buffers = {n: T.arg(n, tirx.decl_buffer(s, "float32", n)) for n, s in shapes.items()}
         with loop(spec.groups) as g, loop(rows // high) as j:
-            work = _Rows(spec, buffers, g, g * rows + j * high, high)
+            work = Rows(spec, buffers, g, g * rows + j * high, high)
             work.begin()
             tiles, left = divmod(spec.outputs, wide)
             with loop(tiles) as m:
@@ -101,7 +101,7 @@ def loop(count: int) -> Iterator[Any]:
         yield i
 
 
-class _Rows:
+class Rows:
     """Code for `high` neighbouring rows of the result."""
 
     def __init__(
@@ -112,24 +112,40 @@ class _Rows:
         self.means: Any = None
 
     def begin(self) -> None:
+        self.begin_means()
+        self.zeros(0, self.spec.lead)
+
+    def begin_means(self, anew: Any = True) -> None:
+        """Sums for the means: from zero if `anew`, else from what is in the result."""
+        from tvm import tirx
         from tvm.script.ir_builder import tirx as T
 
         if self.spec.mean:
             self.means = T.alloc_buffer((self.high,), "float32")
             for r in range(self.high):
-                T.buffer_store(self.means, T.float32(0.0), [r])
-        self._zeros(0, self.spec.lead)
+                value = T.float32(0.0)
+                if anew is not True:
+                    value = tirx.if_then_else(anew, value, self.buffers["y"][self.first + r])
+                T.buffer_store(self.means, value, [r])
+
+    def keep_means(self) -> None:
+        """Sums so far go to the result."""
+        from tvm.script.ir_builder import tirx as T
+
+        if self.spec.mean:
+            for r in range(self.high):
+                T.buffer_store(self.buffers["y"], self.means[r], [self.first + r])
 
     def end(self) -> None:
         from tvm.script.ir_builder import tirx as T
 
-        self._zeros(self.spec.lead + self.spec.outputs, self.spec.trail)
+        self.zeros(self.spec.lead + self.spec.outputs, self.spec.trail)
         if self.spec.mean:
             count = T.float32(float(self.spec.outputs))
             for r in range(self.high):
                 T.buffer_store(self.buffers["y"], self.means[r] / count, [self.first + r])
 
-    def _zeros(self, start: int, count: int) -> None:
+    def zeros(self, start: int, count: int) -> None:
         from tvm.script.ir_builder import tirx as T
 
         if count:
@@ -137,11 +153,12 @@ class _Rows:
                 with loop(count) as i:
                     T.buffer_store(self.buffers["y"], T.float32(0.0), [self.first + r, i + start])
 
-    def tile(self, at: Any, wide: int) -> None:
-        """Times `at` to `at + wide`."""
+    def tile(self, at: Any, wide: int, to: Any = None) -> None:
+        """Times `at` to `at + wide` of x, to `to` in a row of y if that is another place."""
         from tvm import tirx
         from tvm.script.ir_builder import tirx as T
 
+        to = at + self.spec.lead if to is None else to
         spec, x, weight, y = self.spec, *(self.buffers[n] for n in ("x", "weight", "y"))
         sums = T.alloc_buffer((self.high * wide,), "float32")
         cells = [(r, u, r * wide + u) for r in range(self.high) for u in range(wide)]
@@ -157,12 +174,10 @@ class _Rows:
                 sample = x[channel, (at + u) * spec.stride + k * spec.dilation]
                 T.buffer_store(sums, sums[cell] + weights[r] * sample, [cell])
 
-        together = 2 if spec.per_group % 2 == 0 and 2 * spec.taps <= STRAIGHT_TAPS else 1
-        with loop(spec.per_group // together) as i:
+        with loop(spec.per_group) as i:
             if spec.taps <= STRAIGHT_TAPS:
-                for n in range(together):
-                    for k in range(spec.taps):
-                        meet(i * together + n, k)
+                for k in range(spec.taps):
+                    meet(i, k)
             else:
                 with T.serial(0, spec.taps) as k:
                     meet(i, k)
@@ -175,4 +190,4 @@ class _Rows:
                 continue
             if spec.relu:  # a NaN is not below zero: it stays
                 value = tirx.Select(value < T.float32(0.0), T.float32(0.0), value)
-            T.buffer_store(y, value, [self.first + r, at + (u + spec.lead)])
+            T.buffer_store(y, value, [self.first + r, to + u])

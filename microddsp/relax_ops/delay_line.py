@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from microddsp.errors import SignalError
+from microddsp.relax_ops.copy import emit_copy
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -136,8 +137,7 @@ def emit_padding(builder: relax.BlockBuilder, x: relax.Expr, before: int, after:
                 if count:
                     with T.serial(0, count) as i:
                         T.buffer_store(padded, T.float32(0.0), [c, i + start])
-            with T.serial(0, samples) as n:
-                T.buffer_store(padded, inner[c, n], [c, n + before])
+            emit_copy(padded, [c, before], inner, [c, 0], samples)
     kernel = builder.add_func(ir.get(), "padding")
     return builder.emit(relax.call_tir(kernel, [x], out_ty=relax.TensorType(shape, "float32")))
 

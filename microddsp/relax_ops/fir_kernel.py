@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from microddsp.relax_ops.copy import emit_copy
+
 if TYPE_CHECKING:
     from tvm import tirx
 
@@ -76,22 +78,15 @@ def fir_kernel(
         joined = T.alloc_buffer((max(past + head, 1),), "float32")
         with T.serial(0, channels) as c:
             whole = samples >= past
-            with T.serial(0, past) as i:
-                # In this order: the next state may lie where the state is.
-                T.buffer_store(joined, state[c, i], [i])
-                if whole:
-                    T.buffer_store(joined, x[c, i], [i + past])
-                    T.buffer_store(following, x[c, i + (samples - past)], [c, i])
-            if not whole:
-                with T.serial(0, samples) as i:
-                    T.buffer_store(joined, x[c, i], [i + past])
-            for i in range(past, head):
-                T.buffer_store(joined, x[c, i], [i + past])
+            # In this order: the next state may lie where the state is.
+            emit_copy(joined, [0], state, [c, 0], past)
+            emit_copy(joined, [past], x, [c, 0], head)
+            if whole:
+                emit_copy(following, [c, 0], x, [c, samples - past], past)
             _emit(buffers, c, _Dot(joined, (), 0, 0, head, mirror), short=head < samples)
             _emit(buffers, c, _Dot(x, (c,), head - past, head, samples - head, mirror))
             if not whole:
-                with T.serial(0, past) as i:
-                    T.buffer_store(following, joined[i + samples], [c, i])
+                emit_copy(following, [c, 0], joined, [samples], past)
     return builder.get()
 
 

@@ -13,6 +13,7 @@ from tvm.ir.transform import PassContext
 
 from microddsp.relax_ops.causal_conv1d import emit as emit_causal
 from microddsp.relax_ops.convolution_kernel import Convolution, convolution_kernel
+from microddsp.relax_ops.convolution_pair import convolution_pair, pairs
 from microddsp.relax_ops.delay_line import emit_padding
 from microddsp.schedules.graph import (
     builder_without_main,
@@ -39,6 +40,7 @@ class _Chain:
     last: relax.Var  # the value that the kernel gives, in another shape perhaps
     taken: set[relax.Var] = field(default_factory=set)
     source: _Chain | None = None  # gives the input with this convolution's padding around it
+    paired: bool = False  # with its source: one kernel for both
     result: relax.Var | None = None
 
 
@@ -70,6 +72,10 @@ class FuseConvolutions:
             return mod
         for chain in chains.values():
             _join(chain, chains, values, only_user)
+        for chain in chains.values():
+            before = chain.source
+            if before is not None and not before.paired:
+                chain.paired = pairs(before.spec, chain.spec)
         return _rewrite(mod, bindings, chains, causal)
 
 
@@ -195,12 +201,15 @@ def _rewrite(
     builder = builder_without_main(mod)
     taken = {var for chain in chains.values() for var in chain.taken}
     taken |= {var for pair in causal.values() for var in pair}
+    within = {id(chain.source) for chain in chains.values() if chain.paired}
     known: dict[relax.Var, relax.Expr] = {}
     with builder.function("main", main.params, attrs=dict(main.attrs or {})):
         with builder.dataflow():
             for b in bindings:
                 if b.var in chains:
                     chain = chains[b.var]
+                    if id(chain) in within:
+                        continue
                     known[chain.last] = _emit(builder, chain, known)
                 elif b.var in causal:
                     both = emit_causal(builder, substitute(b.value, known), relu=True)
@@ -217,15 +226,16 @@ def _rewrite(
 def _emit(
     builder: relax.BlockBuilder, chain: _Chain, known: dict[relax.Var, relax.Expr]
 ) -> relax.Expr:
-    spec, weight = chain.spec, chain.call.args[1]
-    if chain.source is not None:
-        x = chain.source.result
+    spec = chain.spec
+    parts = [chain.source, chain] if chain.paired and chain.source else [chain]
+    args = [_input(builder, parts[0], known)]
+    for part in parts:
+        args += [substitute(part.call.args[1], known), relax.const(part.bias)]
+    if len(parts) == 2:
+        made = convolution_pair(parts[0].spec, spec, "convolutions")
     else:
-        x = substitute(chain.call.args[0], known)
-        x = builder.emit(relax.op.reshape(x, (static_shape(x) or ())[1:]))
-        x = emit_padding(builder, x, *chain.padding)
-    kernel = builder.add_func(convolution_kernel(spec, "convolution"), "convolution")
-    args = [x, substitute(weight, known), relax.const(chain.bias)]
+        made = convolution_kernel(spec, "convolution")
+    kernel = builder.add_func(made, "convolution")
     y = builder.emit(relax.call_tir(kernel, args, out_ty=relax.TensorType(spec.shape, "float32")))
     chain.result = y
     wanted = static_shape(chain.last)
@@ -234,3 +244,14 @@ def _emit(
         if wanted == spec.shape or spec.lead or spec.trail
         else builder.emit(relax.op.reshape(y, wanted))
     )
+
+
+def _input(
+    builder: relax.BlockBuilder, chain: _Chain, known: dict[relax.Var, relax.Expr]
+) -> relax.Expr:
+    """What the convolution reads, with its padding."""
+    if chain.source is not None:
+        return chain.source.result
+    x = substitute(chain.call.args[0], known)
+    x = builder.emit(relax.op.reshape(x, (static_shape(x) or ())[1:]))
+    return emit_padding(builder, x, *chain.padding)

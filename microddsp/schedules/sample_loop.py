@@ -15,6 +15,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from microddsp.relax_ops.expression import Expr, Step, in_order, leaf, substitute, unary
+from microddsp.schedules.event_scan import TOGETHER, Scan
 from microddsp.schedules.loop_machines import Counter, Line, Machine, Memory
 from microddsp.schedules.loop_memory import (
     Tensor,
@@ -24,6 +25,7 @@ from microddsp.schedules.loop_memory import (
     store_element,
 )
 from microddsp.schedules.scalar_code import Value, count_uses, emit
+from microddsp.schedules.witnesses import witnesses
 
 
 @dataclass(slots=True)
@@ -190,6 +192,7 @@ class SampleLoop:
                     "tirx.noalias": True,
                     "microddsp.inplace": inplace,
                     "microddsp.grown": starting,
+                    "microddsp.witnesses": self._witnesses(places),
                 }
             )
             buffers = {
@@ -202,6 +205,22 @@ class SampleLoop:
                 with T.serial(0, self.channels) as c:
                     self._channel(c, buffers, unroll)
         return builder.get()
+
+    def _witnesses(self, places: dict[str, int]) -> list[list[int]]:
+        """For each next state: its place among the parameters, then the elements of a channel that
+        tell whether a state of this loop is not finite."""
+        leaves = [value for state in self._states for value in state.leaves]
+        following = [expr for state in self._states for expr in state.following]
+        brought = {id(load.value) for load in self._loads}
+        brought |= {id(machine.result) for machine in self._machines}
+        chosen = set(witnesses(leaves, following, brought))
+        rows, at = [], 0
+        for state in self._states:
+            own = [i for i in range(len(state.leaves)) if at + i in chosen]
+            at += len(state.leaves)
+            if state.target.name in places:
+                rows.append([places[state.target.name], *own])
+        return rows
 
     def _unroll(self) -> int:
         """Samples a pass. A multiply-accumulate overwrites its addend, so states wander from
@@ -243,12 +262,16 @@ class SampleLoop:
                 T.buffer_store(registers, carried[id(value)], [i])
 
         passes, left = divmod(self.samples, unroll)
-        if passes == 1:
+        scanned = event is None and self._only_counts(buffers)
+        if scanned:
+            for machine in self._machines:
+                self._scan(machine, fixed, memory)
+        elif passes == 1:
             body(0, unroll)
         else:
             with T.serial(0, passes) as m:
                 body(m * unroll, unroll)
-        if left:
+        if left and not scanned:
             body(passes * unroll, left)
         at = 0
         for state in self._states:
@@ -258,6 +281,38 @@ class SampleLoop:
             at += len(state.leaves)
         for machine in self._machines:
             machine.store(memory, self.samples)
+
+    def _only_counts(self, buffers: dict[str, tirx.Buffer]) -> bool:
+        """No state but counters, no signal put out, and signals that are quick to compute again."""
+        if self.samples < TOGETHER or self._states or not self._machines:
+            return False
+        if not all(isinstance(machine, Counter) for machine in self._machines):
+            return False
+        if any(store.target.name in buffers for store in self._signals):
+            return False
+        heard = [machine.heard[0] for machine in self._machines]
+        roots = {id(signal) for signal in heard}
+        return all(used == 1 or at in roots for at, used in count_uses(heard).items())
+
+    def _scan(self, counter: Machine, fixed: dict[int, Value], memory: Memory) -> None:
+        assert isinstance(counter, Counter)
+        limits = emit(counter.thresholds, dict(fixed), count_uses(counter.thresholds))
+
+        def sample(n: Value) -> Value:
+            # in its place, not in a local: part of a condition
+            once = {id(expr): 1 for expr in in_order([counter.signal])}
+            return emit([counter.signal], dict(fixed) | self._loaded(n, memory), once)[0]
+
+        Scan(sample, self.samples, counter, (limits[0], limits[1]), memory.ints).emit()
+
+    def _loaded(self, n: Value | int, memory: Memory) -> dict[int, Value]:
+        """The samples of all inputs at one time."""
+        values = {}
+        for load in self._loads:
+            channel = memory.channel if load.row is None else load.row
+            tensor = self.inputs[load.index]
+            values[id(load.value)] = sample_of(memory.buffers, tensor, channel, n, load.interleaved)
+        return values
 
     def _sample(
         self,
@@ -274,11 +329,7 @@ class SampleLoop:
         signals = [store.signal for store in self._signals]
         heard = [e for machine in self._machines for e in machine.heard]
         uses = count_uses([*signals, *following, *heard])
-        for load in self._loads:
-            channel = c if load.row is None else load.row
-            values[id(load.value)] = T.bind(
-                sample_of(buffers, self.inputs[load.index], channel, n, load.interleaved)
-            )
+        values |= {at: T.bind(value) for at, value in self._loaded(n, memory).items()}
         for machine in self._machines:
             result = machine.run(emit(machine.heard, values, uses), n, memory)
             if result is not None:

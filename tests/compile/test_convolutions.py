@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -80,6 +81,44 @@ def test_a_frame_is_as_in_torch(name: str) -> None:
         expected, found = {"out": expected}, {"out": found}
     for key, value in expected.items():
         torch.testing.assert_close(found[key].reshape(value.shape), value, rtol=1e-5, atol=1e-5)
+
+
+# Two convolutions stage by stage: their padding, steps and groups, and a length of the frame.
+PAIRS = {
+    "a mean, whole stages": (
+        Call(relu_mean, nn.Conv1d(1, 4, 5, padding=2), nn.Conv1d(4, 4, 5, padding=2)),
+        64,
+    ),
+    "tails of both": (nn.Sequential(nn.Conv1d(1, 3, 4), nn.ReLU(), nn.Conv1d(3, 3, 3)), 61),
+    "steps, groups, far taps": (
+        nn.Sequential(
+            nn.Conv1d(1, 4, 3, stride=2, padding=5), nn.Conv1d(4, 2, 3, dilation=3, groups=2)
+        ),
+        90,
+    ),
+    "more padding than taps": (
+        nn.Sequential(nn.Conv1d(1, 2, 1), nn.Conv1d(2, 4, 2, padding=9), nn.ReLU()),
+        49,
+    ),
+    "a third one": (
+        nn.Sequential(*(nn.Conv1d(1 if i == 0 else 2, 2, 3, padding=1) for i in range(3))),
+        50,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_what_lies_between_two_convolutions_is_never_whole(name: str) -> None:
+    torch.manual_seed(2)
+    module, length = PAIRS[name]
+    module = module.eval()
+    x = torch.randn(1, length)
+    model = microddsp.compile(module, x, target="host", name="m")
+    layers = sum(isinstance(layer, nn.Conv1d) for layer in module.modules())
+    kernels = re.findall(r"^static void m_k\d+_convolution", model.sources["m.c"], re.MULTILINE)
+    assert len(kernels) == layers - 1
+    with torch.no_grad():
+        torch.testing.assert_close(model.run(x), module(x), rtol=1e-5, atol=1e-5)
 
 
 def test_nan_and_negative_infinity_pass_as_in_torch() -> None:

@@ -116,7 +116,8 @@ def test_the_object_has_no_mutable_data_and_leaks_no_names(model, tmp_path: Path
     exported = [s for s in symbols if s["st_info"]["bind"] == "STB_GLOBAL"]
     defined = {s.name for s in exported if s["st_shndx"] != "SHN_UNDEF"}
     name = model.name
-    assert defined == {f"{name}_init", f"{name}_reset", f"{name}_process"}
+    process = {f"{name}_process", f"{name}_process_unchecked"}
+    assert defined == {f"{name}_init", f"{name}_reset", *process}
     needed = {s.name for s in symbols if s["st_shndx"] == "SHN_UNDEF" and s.name}
     assert needed <= {"memset", "memcpy", "memmove", "expf"}
 
@@ -159,6 +160,51 @@ def test_two_instances_are_independent_and_recover_from_nan(tmp_path: Path) -> N
     )
     done = subprocess.run([tmp_path / "two"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+BLOCKS_OF_ONE = """
+#include <math.h>
+#include "one.h"
+static one_t used, fresh;
+int main(void)
+{
+    const float bad[] = {zero() / zero(), 1.0f / zero(), -1.0f / zero()};
+    const float good = 0.5f, huge = 3.0e38f;
+    one_status_t (*through_pointer)(one_t *, const float *, float *) = one_process;
+    one_status_t status = ONE_OK;
+    float a = 0.0f, b = 1.0f;
+    if (through_pointer(&used, &good, &a) != ONE_ERR_NOT_READY) { return 1; }
+    one_init(&used, 0, 0u);
+    one_init(&fresh, 0, 0u);
+    if (through_pointer(&used, 0, &a) != ONE_ERR_NULL) { return 2; }
+    one_process_unchecked(&fresh, &good, &b);
+    for (int i = 0; i < 3; ++i) {
+        if (one_process(&used, &bad[i], &a) != ONE_ERR_NONFINITE) { return 3; }
+        if (one_process(&used, &good, &a) != ONE_OK || a != b) { return 4; }
+        if (one_process(&used, &good, &a) != ONE_OK || !isfinite(a)) { return 5; }
+    }
+    for (int i = 0; i < 100 && status == ONE_OK; ++i) {
+        status = one_process(&used, &huge, &a);
+        if (status == ONE_OK && !isfinite(a)) { return 6; }
+    }
+    if (status != ONE_ERR_NONFINITE) { return 7; }
+    if (one_process(&used, &good, &a) != ONE_OK || a != b) { return 8; }
+    return 0;
+}
+"""
+
+
+def test_a_bad_sample_costs_a_block_of_one_sample(tmp_path: Path) -> None:
+    """Also where finite samples make the infinity: no output is bad without an error."""
+    sections = [[9.0, 8.0, 7.0, 1.0, -1.8, 0.9]] * 2
+    pipeline = torch.nn.Sequential(dsp.SOS(sections, sample_rate_hz=8000, form="direct"))
+    write(microddsp.compile(pipeline, torch.zeros(1, 1), name="one"), tmp_path)
+    main = "static float zero(void) { volatile float z = 0.0f; return z; }\n" + BLOCKS_OF_ONE
+    (tmp_path / "main.c").write_text(main)
+    for level in ("-O0", "-O2"):
+        build = ["gcc", "-std=c99", level, "one.c", "main.c", "-o", "one", "-lm"]
+        subprocess.run(build, cwd=tmp_path, check=True)
+        assert subprocess.run([tmp_path / "one"], check=False).returncode == 0
 
 
 def test_the_same_model_gives_the_same_bytes_anywhere(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ import tvm_ffi
 from tvm import tirx
 from tvm.ir import Op
 
+from microddsp.relax_ops.copy import copied
+
 # Points of a loop nest above which a kernel is not looked into.
 MAX_POINTS = 1 << 22
 
@@ -124,7 +126,11 @@ class _Walk:
             self._reads(stmt.value, now, loops)
             self.bound[stmt.var] = stmt.value
         elif isinstance(stmt, tirx.Evaluate):
-            self._reads(stmt.value, now, loops)
+            places = copied(stmt.value)
+            if places is None:
+                self._reads(stmt.value, now, loops)
+            else:
+                self._copy(*places, now, loops)
         elif isinstance(stmt, tirx.AllocBuffer):
             self.buffers[stmt.buffer] = None
         else:
@@ -147,14 +153,30 @@ class _Walk:
 
     def _reads(self, expr: tvm.ir.Expr, now: int, loops: tuple[_Loop, ...]) -> None:
         loads: list[tvm.ir.TensorLoad] = []
+        hidden: list[tvm.ir.Call] = []  # an error does not find its way out of the walk
 
         def look(call: tvm.ir.Call) -> None:
             if isinstance(call.op, Op) and call.op.name in _ADDRESSES:
-                raise _Unclear
+                hidden.append(call)
 
         tvm_ffi.structural_walk(expr, [(tvm.ir.TensorLoad, loads.append), (tvm.ir.Call, look)])
+        if hidden:
+            raise _Unclear
         for load in loads:
             self._note(load.source, load.indices, now, loops, write=False)
+
+    def _copy(
+        self,
+        target: tvm.ir.TensorLoad,
+        source: tvm.ir.TensorLoad,
+        count: int,
+        now: int,
+        loops: tuple[_Loop, ...],
+    ) -> None:
+        """Numbers copied in some order: as if all were written first, so that none may overlap."""
+        for i in range(count):
+            self._note(target.source, [target.indices[0] + i], now, loops, write=True)
+            self._note(source.source, [source.indices[0] + i], now + 1, loops, write=False)
 
     def _note(
         self,

@@ -19,6 +19,7 @@ from microddsp.micro.aot.rewrites import (
     rewrite_for_c,
     uncover,
 )
+from microddsp.relax_ops.copy import copied
 from microddsp.schedules.lowering import plain_loops
 from microddsp.signature import C_TYPES
 
@@ -160,13 +161,20 @@ def _written_names(func: tirx.PrimFunc) -> set[str]:
     def note(store: tirx.BufferStore) -> None:
         found.add(store.buffer.name)
 
+    def note_copy(call: tvm.ir.Call) -> None:
+        places = copied(call)
+        if places is not None:
+            found.add(places[0].source.name)
+
     def alias(declared: tirx.DeclBuffer) -> None:
         def source(var: tvm.ir.Var) -> None:
             behind.setdefault(declared.buffer.name, set()).add(var.name)
 
         tvm_ffi.structural_walk(declared.data, (tvm.ir.Var, source), order="post")
 
-    tvm_ffi.structural_walk(func.body, [(tirx.BufferStore, note), (tirx.DeclBuffer, alias)])
+    tvm_ffi.structural_walk(
+        func.body, [(tirx.BufferStore, note), (tvm.ir.Call, note_copy), (tirx.DeclBuffer, alias)]
+    )
     grown = True
     while grown:
         more = {name for alias in found for name in behind.get(alias, ())} - found
@@ -187,6 +195,7 @@ def _cut(source: str, name: str) -> tuple[list[str], str]:
 def _polish(body: str) -> str:
     """House indentation, exact constants; no change of meaning."""
     body = re.sub(rf"{EXACT}([-+.\w]+)\(\)", lambda m: m[1], body)
+    body = re.sub(r"^ *#pragma unroll.*\n", "", body, flags=re.MULTILINE)  # before each while
     lines = []
     for line in body.splitlines():
         stripped = line.lstrip(" ")

@@ -29,6 +29,8 @@ class Program:
     constants: list[tuple[Place, np.ndarray]] = field(default_factory=list)
     plan: Plan = field(default_factory=lambda: Plan({}, 0))
     buffers: list[Buffer] = field(default_factory=list)
+    # by state: elements of a row that tell whether it is finite; a state not named here: all
+    witnesses: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 class _Builder:
@@ -53,6 +55,7 @@ class _Builder:
         self.places: dict[relax.Var, list[Place]] = {}
         self.kernels: dict[tuple[object, ...], Kernel] = {}
         self.constants: dict[tuple[bytes, str], Place] = {}
+        self.witnesses: dict[tuple[str, str], tuple[int, ...]] = {}  # by kind and name of a place
         self.temporaries = 0
 
     def run(self) -> Program:
@@ -180,6 +183,10 @@ class _Builder:
             [self._constant(tables[i].values)] if i in tables else self._resolve(argument)
             for i, argument in enumerate(arguments)
         ]
+        known = (self.mod[call.args[0]].attrs or {}).get("microddsp.witnesses", ()) or ()
+        for at, *elements in known:
+            place = made[int(at) - len(arguments)]
+            self.witnesses[place.kind, place.name] = tuple(int(i) for i in elements)
         places = (*(place for group in given for place in group), *made, *scratch)
         for out, into in kernel.grown:
             if places[out].key != places[into].key:
@@ -233,6 +240,8 @@ class _Builder:
                 target = _place("output", self.output_names[i], item.ty)
             else:
                 target = self.places[states[i - count]][0]
+                if (made.kind, made.name) in self.witnesses:
+                    self.program.witnesses[target.name] = self.witnesses[made.kind, made.name]
             if (made.kind, made.name) != (target.kind, target.name):
                 copies.append(Call(None, (made, target)))
         self.program.calls.extend(_in_safe_order(copies))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -17,6 +17,7 @@ from microddsp.micro.aot.memory_options import MemoryOptions
 from microddsp.micro.aot.program import Program
 from microddsp.micro.aot.rewrites import c_float
 from microddsp.micro.package.digest import digest_of
+from microddsp.relax_ops.copy import COPY
 from microddsp.signature import C_TYPES, InputSpec, Signature, TensorSpec
 
 _HELPERS = {
@@ -43,6 +44,15 @@ _HELPERS = {
         "    return value;\n}}\n"
     ),
 }
+_COPY = (
+    "/* {count} numbers at once, to where none of them is. */\n"
+    "typedef struct {name}_of{count} {{\n    float value[{count}];\n}} {name}_of{count}_t;\n"
+    "static inline void {name}_copy{count}(float *to, const float *from)\n"
+    "{{\n    *({name}_of{count}_t *)to = *(const {name}_of{count}_t *)from;\n}}\n"
+)
+
+# So many elements of a state are added one by one, more in a loop.
+MOST_TERMS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +104,13 @@ def render(
         "constant_align": (memory or MemoryOptions()).constant_align,
         "declarations": [k.declaration for k in program.kernels] if kernels_apart else [],
         "process_arguments": _process_arguments(signature),
+        "process_values": ", ".join(_process_values(signature)),
         "null_checks": " || ".join(f"({p} == NULL)" for p in _pointers(signature)),
         "accessors": _accessors(program, signature),
         "body": _body(program, name, _struct_of_outputs(signature)),
         "reset_signal": [_reset_line(name, s) for s in states if not s.kept],
         "reset_rest": [_reset_line(name, s) for s in states if s.kept],
-        "checked": [s for s in states if s.recursive and _is_float(s)],
+        **_check(states, program.witnesses),
     }
     values["constants"] += [
         _table(
@@ -183,16 +194,20 @@ def _output(spec: TensorSpec) -> dict[str, Any]:
 
 def _process_arguments(signature: Signature) -> str:
     name = signature.name
-    parts = [f"{name}_t *self"]
+    types = [f"{name}_t"]
+    if not signature.io_in_arena:
+        types += [f"const {_ctype(i.dtype)}" for i in signature.inputs]
+        several = _struct_of_outputs(signature)
+        types.append(f"const {name}_outputs_t" if several else _ctype(signature.outputs[0].dtype))
+    values = _process_values(signature)
+    return ", ".join(f"{kind} *{value}" for kind, value in zip(types, values, strict=True))
+
+
+def _process_values(signature: Signature) -> list[str]:
     if signature.io_in_arena:
-        return parts[0]
-    parts += [f"const {_ctype(i.dtype)} *{i.name}" for i in signature.inputs]
-    if len(signature.outputs) == 1:
-        (out,) = signature.outputs
-        parts.append(f"{_ctype(out.dtype)} *{out.name}")
-    else:
-        parts.append(f"const {name}_outputs_t *outputs")
-    return ", ".join(parts)
+        return ["self"]
+    last = "outputs" if _struct_of_outputs(signature) else signature.outputs[0].name
+    return ["self", *(i.name for i in signature.inputs), last]
 
 
 def _struct_of_outputs(signature: Signature) -> bool:
@@ -201,12 +216,10 @@ def _struct_of_outputs(signature: Signature) -> bool:
 
 
 def _pointers(signature: Signature) -> list[str]:
-    if signature.io_in_arena:
-        return ["self"]
-    names = ["self", *(i.name for i in signature.inputs)]
-    if len(signature.outputs) == 1:
-        return [*names, signature.outputs[0].name]
-    return [*names, "outputs", *(f"outputs->{o.name}" for o in signature.outputs)]
+    names = _process_values(signature)
+    if not _struct_of_outputs(signature):
+        return names
+    return [*names, *(f"outputs->{o.name}" for o in signature.outputs)]
 
 
 def _table(place: Place, value: np.ndarray) -> dict[str, Any]:
@@ -226,13 +239,42 @@ def _table(place: Place, value: np.ndarray) -> dict[str, Any]:
 
 def _helpers(program: Program, name: str) -> list[str]:
     text = "".join(k.text for k in program.kernels)
-    return [body.format(name=name) for helper, body in _HELPERS.items() if f"{helper}(" in text]
+    used = [body.format(name=name) for helper, body in _HELPERS.items() if f"{helper}(" in text]
+    counts = sorted({int(found) for found in re.findall(rf"\b{COPY}(\d+)\(", text)})
+    return used + [_COPY.format(name=name, count=count) for count in counts]
 
 
 def _own_names(text: str, name: str) -> str:
+    text = re.sub(rf"\b{COPY}(\d+)\(", rf"{name}_copy\1(", text)
     for helper in _HELPERS:
         text = text.replace(f"{helper}(", f"{name}_{helper.removeprefix('microddsp_')}(")
     return text
+
+
+def _check(
+    states: Sequence[StateMember], witnesses: Mapping[str, tuple[int, ...]]
+) -> dict[str, list[Any]]:
+    """What is added up to find a state that is not finite: `check_terms`, single elements, and
+    `check_loops`, elements one `step` after another."""
+    terms: list[str] = []
+    loops: list[dict[str, Any]] = []
+    for s in states:
+        if not (s.recursive and _is_float(s)):
+            continue
+        rows = s.initial.shape[0] if s.initial.ndim else 1
+        per_row = s.elements // max(rows, 1)
+        chosen = witnesses.get(s.name, tuple(range(per_row)))
+        known = [row * per_row + i for row in range(rows) for i in chosen]
+        if len(known) <= MOST_TERMS:
+            terms += [f"self->{s.name}[{i}]" for i in known]
+        elif len(chosen) == per_row:
+            loops.append({"name": s.name, "first": 0, "elements": s.elements, "step": 1})
+        else:
+            loops += [
+                {"name": s.name, "first": i, "elements": s.elements, "step": per_row}
+                for i in chosen
+            ]
+    return {"check_terms": terms, "check_loops": loops}
 
 
 def _reset_line(name: str, state: StateMember) -> str:
