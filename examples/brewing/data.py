@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from made import made
 from scipy.signal import butter, lfilter, resample_poly, sosfilt
 
 FOLDER = Path("/usr/share/sonic-pi/samples")
@@ -57,11 +58,14 @@ class Variety:
 
     `speed`: share by which it is played slower or faster, all of it higher or lower with that;
     `tilt_db`: more or less of what is above 500 Hz; `level_db`: beyond what `record` says.
+    `made`: share of sounds that are none of the files, but made up. A sound that is by the rule of
+    `split` no longer what its file is, is not used.
     """
 
     speed: float = 0.1
     tilt_db: float = 0.0
     level_db: float = 0.0
+    made: float = 0.0
 
 
 def split() -> tuple[Sounds, Sounds]:
@@ -77,10 +81,10 @@ def split() -> tuple[Sounds, Sounds]:
     for name in sorted(path.stem for path in FOLDER.glob("*.flac")):
         if name.split("_")[0] in BACKGROUND:
             continue
-        share, attack_s, length_s = _resonance(name)
-        if share >= 0.8 and attack_s <= 0.05 and length_s <= 0.5:
+        kind = _kind(_short(name))
+        if kind == "plop":
             plops.append(name)
-        elif share <= 0.2 and length_s <= 1.5:
+        elif kind == "distractor":
             distractors.append(name)
     return (
         Sounds(tuple(plops[::2]), tuple(distractors[::2]), AMBIENCE[::2]),
@@ -99,7 +103,9 @@ def record(
     """
     random = np.random.default_rng(seed)
     windows = round(seconds / WINDOW_S)
-    return [_record(sounds, name, windows, random, variety or Variety()) for name in sounds.ambience]
+    return [
+        _record(sounds, name, windows, random, variety or Variety()) for name in sounds.ambience
+    ]
 
 
 def read(path: Path) -> np.ndarray:
@@ -144,12 +150,19 @@ def _gain(decibels: float) -> float:
 
 def _varied(name: str, random: np.random.Generator, variety: Variety) -> np.ndarray:
     percent = round(100 * variety.speed)
-    sound = _short(name, 100 + int(random.integers(-percent, percent + 1)))
-    if not variety.tilt_db:
-        return sound
-    low = lfilter(*TILT, sound)
-    tilted = low + 10 ** (variety.tilt_db * random.uniform(-1, 1) / 20) * (sound - low)
-    return tilted / np.sqrt(_power(tilted).max())
+    if variety == Variety():
+        return _short(name, 100 + int(random.integers(-percent, percent + 1)))
+    kind, is_made = _kind(_short(name)), random.uniform() < variety.made
+    while True:
+        if is_made:
+            sound = _begun(made(random, RATE))
+        else:
+            sound = _short(name, 100 + int(random.integers(-percent, percent + 1)))
+        low = lfilter(*TILT, sound)
+        tilted = low + 10 ** (variety.tilt_db * random.uniform(-1, 1) / 20) * (sound - low)
+        tilted /= np.sqrt(_power(tilted).max())
+        if _kind(tilted) == kind:
+            return tilted
 
 
 @functools.cache
@@ -158,6 +171,10 @@ def _short(name: str, speed_percent: int = 100) -> np.ndarray:
     sound = read(FOLDER / f"{name}.flac")
     if speed_percent != 100:
         sound = resample_poly(sound, 100, speed_percent)
+    return _begun(sound)
+
+
+def _begun(sound: np.ndarray) -> np.ndarray:
     begin = np.nonzero(np.abs(sound) > 0.05 * np.abs(sound).max())[0][0]
     return sound[max(0, begin - 8) :] / np.sqrt(_power(sound).max())
 
@@ -168,12 +185,17 @@ def _power(sound: np.ndarray) -> np.ndarray:
     return np.maximum(total[LOUDEST:] - total[:-LOUDEST], 0) / LOUDEST
 
 
-def _resonance(name: str) -> tuple[float, float, float]:
-    """Share of the power in the band, seconds until the loudest 50 ms begin, and in all."""
-    sound = _short(name)
+def _kind(sound: np.ndarray) -> str:
+    """What `split` says of it."""
     power, low = _power(sound), _power(sosfilt(RESONANCE, np.pad(sound, (0, LOUDEST))))
-    attack_s = (power.argmax() - LOUDEST) / RATE
-    return float(low.max() / power.max()), attack_s, float((power > 0.01).sum() / RATE)
+    share = low.max() / power.max()
+    attack_s, length_s = (
+        (power.argmax() - LOUDEST) / RATE,
+        (power > 0.01 * power.max()).sum() / RATE,
+    )
+    if share >= 0.8 and attack_s <= 0.05 and length_s <= 0.5:
+        return "plop"
+    return "distractor" if share <= 0.2 and length_s <= 1.5 else "neither"
 
 
 def _endless(name: str, samples: int, random: np.random.Generator) -> np.ndarray:
