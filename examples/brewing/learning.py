@@ -26,8 +26,8 @@ class Effort:
     exact_steps: int
 
 
-FULL = Effort(seconds=900, starts=2, density_steps=600, exact_steps=600)
-QUICK = Effort(seconds=240, starts=1, density_steps=300, exact_steps=300)
+FULL = Effort(seconds=900, starts=2, density_steps=700, exact_steps=1100)
+QUICK = Effort(seconds=300, starts=1, density_steps=400, exact_steps=500)
 
 
 def train(

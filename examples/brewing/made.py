@@ -10,15 +10,15 @@ HZ = (35.0, 3500.0)
 
 
 def made(random: np.random.Generator, rate: int) -> np.ndarray:
-    """One to three ringings or hisses that fade, begun together or within 30 ms; some chatter."""
+    """One to four ringings or hisses that fade, begun together or within 30 ms; some chatter."""
     time = np.arange(round(LONGEST_S * rate)) / rate
     sound = np.zeros(len(time))
-    # half of them around one pitch, so that low and high ones are as usual as mixed ones
     centre = np.exp(random.uniform(*np.log(HZ)))
-    for _ in range(random.integers(1, 4)):
-        hz = float(np.clip(centre * np.exp(random.normal(0, 0.4)), *HZ))
+    spread = random.choice([0.3, 2.0])  # parts around one pitch, or anywhere
+    for _ in range(random.integers(1, 5)):
+        hz = float(np.clip(centre * np.exp(random.normal(0, spread)), *HZ))
         tone = _ringing(hz, time, random) if random.uniform() < 0.6 else _hiss(hz, time, random)
-        sound += 10 ** (random.uniform(-12, 0) / 20) * tone * _course(time, random)
+        sound += 10 ** (random.uniform(-24, 0) / 20) * tone * _course(time, random)
     return sound
 
 

@@ -25,6 +25,7 @@ from pipeline import HOP, bank, head, single_band, with_bank
 from microddsp.training import Windows, scan
 
 BLOCK = HOP  # samples; 10 ms
+WINDOW = round(WINDOW_S * RATE)
 RENDERINGS = (5, 6, 7)  # seeds of held-out recordings
 console = report.console
 
@@ -99,12 +100,13 @@ def evaluate(
     held_out = [recording for recordings in renderings for recording in recordings]
 
     def counted(module: torch.nn.Module) -> list[np.ndarray]:
-        return [running_counts(module, torch.tensor(r.samples[None]), BLOCK) for r in held_out]
+        return [running_counts(module, torch.tensor(r.samples[None]), WINDOW) for r in held_out]
 
-    def windows(counts: Sequence[np.ndarray], samples: int = HOP) -> np.ndarray:
-        return in_windows(counts, round(WINDOW_S * RATE) // samples)
+    def in_each(counts: Sequence[np.ndarray]) -> np.ndarray:
+        return in_windows(counts, 1)
 
     expected = counted(trained)
+    of_device = [counts[..., WINDOW // BLOCK - 1 :: WINDOW // BLOCK] for counts in device]
     reference = cut(held_out).counts.numpy()
     some = seen.select(torch.arange(0, len(seen), max(1, len(seen) // 100)))
     band = scan([single_band(RATE)], some, hystereses=(0.25, 0.5, 0.75), keep=1)[0].pipeline.eval()
@@ -112,10 +114,10 @@ def evaluate(
     rows = {
         "reference": reference,
         "constant count": np.full(len(reference), float(seen.counts.median())),
-        "one band and a threshold, PyTorch": windows(counted(band)),
-        "untrained, PyTorch": windows(counted(untrained)),
-        "trained, PyTorch": windows(expected),
-        "trained, device": windows(device),
+        "one band and a threshold, PyTorch": in_each(counted(band)),
+        "untrained, PyTorch": in_each(counted(untrained)),
+        "trained, PyTorch": in_each(expected),
+        "trained, device": in_each(of_device),
     }
     parts = [np.split(row, len(renderings)) for row in (rows["trained, device"], reference)]
     return {
@@ -124,7 +126,7 @@ def evaluate(
             errors({"device": part}, known)["device"]["error"]
             for part, known in zip(*parts, strict=True)
         ],
-        "device_equals_pytorch": all_equal(device, expected),
+        "device_equals_pytorch": all_equal(of_device, expected),
     }
 
 
