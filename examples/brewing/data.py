@@ -8,23 +8,28 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from scipy.signal import resample_poly
+from made import made
+from scipy.signal import butter, lfilter, resample_poly, sosfilt
 
 FOLDER = Path("/usr/share/sonic-pi/samples")
 RATE = 8000
 WINDOW_S = 6.0  # one count is known for each
 LEVEL = 0.1  # root mean square of the loudest 50 ms of an average plop
 LOUDEST = RATE // 20
-RESONANCE_HZ = (400.0, 1200.0)
-PERCUSSION = ("bd", "drum", "elec", "perc", "sn", "tabla")
-TRAINING_AMBIENCE = (
+RESONANCE = butter(4, (30.0, 250.0), "bandpass", fs=RATE, output="sos")
+TILT = butter(1, 500.0, fs=RATE)  # a low-pass
+BACKGROUND = ("ambi", "loop", "vinyl")
+AMBIENCE = (
     "ambi_dark_woosh",
     "ambi_drone",
     "ambi_glass_hum",
+    "ambi_haunted_hum",
     "ambi_lunar_land",
+    "ambi_sauna",
+    "loop_3d_printer",
     "vinyl_hiss",
+    "vinyl_rewind",
 )
-HELD_OUT_AMBIENCE = ("ambi_haunted_hum", "ambi_sauna", "loop_3d_printer", "vinyl_rewind")
 
 
 @dataclass(frozen=True)
@@ -38,47 +43,69 @@ class Sounds:
 
 @dataclass(frozen=True)
 class Recording:
-    """Samples at 8 kHz and the sample numbers at which sounds begin."""
+    """Samples at 8 kHz and the sample numbers at which sounds begin; `files` says which sounds."""
 
     name: str
     samples: np.ndarray
     plops: np.ndarray
     distractors: np.ndarray
+    files: dict[int, str]
+
+
+@dataclass(frozen=True)
+class Variety:
+    """How much a sound may differ from its file, at random, to both sides.
+
+    `speed`: share by which it is played slower or faster, all of it higher or lower with that;
+    `tilt_db`: more or less of what is above 500 Hz; `level_db`: beyond what `record` says.
+    `made`: share of sounds that are none of the files, but made up. A sound that is by the rule of
+    `split` no longer what its file is, is not used.
+    """
+
+    speed: float = 0.1
+    tilt_db: float = 0.0
+    level_db: float = 0.0
+    made: float = 0.0
 
 
 def split() -> tuple[Sounds, Sounds]:
     """Sounds for training and held-out ones, by a rule, not by ear.
 
-    A plop is a percussive sound that stays within 20 dB of its loudest 50 ms for at most 0.3 s
-    and has at least half of the energy of those 50 ms between 400 and 1200 Hz, where small bubbles
-    and pots ring. One with at most a fifth there is a distractor if it lasts at most 1.5 s; what
-    lies between is not used. Of both lists, by name, the first, third, ... are for training.
+    All is by the power of 50 ms. A plop is a sound whose loudest 50 ms begin within 50 ms, that
+    stays within 20 dB of them for at most 0.5 s, and that keeps at least 0.8 of them behind a
+    band-pass from 30 to 250 Hz: low and short, as if of large bubbles. One that keeps at most a
+    fifth there, over all its length, is a distractor if it lasts at most 1.5 s; what lies between
+    is not used. Of all lists, by name, the first, third, ... are for training.
     """
     plops, distractors = [], []
-    for path in sorted(FOLDER.glob("*.flac")):
-        if path.stem.split("_")[0] in PERCUSSION:
-            share, length_s = _resonance(path.stem)
-            if share >= 0.5 and length_s <= 0.3:
-                plops.append(path.stem)
-            elif share <= 0.2 and length_s <= 1.5:
-                distractors.append(path.stem)
+    for name in sorted(path.stem for path in FOLDER.glob("*.flac")):
+        if name.split("_")[0] in BACKGROUND:
+            continue
+        kind = _kind(_short(name))
+        if kind == "plop":
+            plops.append(name)
+        elif kind == "distractor":
+            distractors.append(name)
     return (
-        Sounds(tuple(plops[::2]), tuple(distractors[::2]), TRAINING_AMBIENCE),
-        Sounds(tuple(plops[1::2]), tuple(distractors[1::2]), HELD_OUT_AMBIENCE),
+        Sounds(tuple(plops[::2]), tuple(distractors[::2]), AMBIENCE[::2]),
+        Sounds(tuple(plops[1::2]), tuple(distractors[1::2]), AMBIENCE[1::2]),
     )
 
 
-def record(sounds: Sounds, seconds: float, seed: int, speeds: float = 0.1) -> list[Recording]:
+def record(
+    sounds: Sounds, seconds: float, seed: int, variety: Variety | None = None
+) -> list[Recording]:
     """One recording over each ambience: in every 6 s 0 to 5 plops and 0 to 5 distractors.
 
     Plops vary by 3 dB to both sides, distractors are 3 to 12 dB louder than an average plop, the
-    ambience is 14 to 24 dB below it. Every sound is played slower or faster by up to `speeds`.
-    Beginnings are at least 0.4 s apart and 0.2 s from the border of a window; tails overlap
-    with whatever follows.
+    ambience is 14 to 24 dB below it. Beginnings are at least 0.4 s apart and 0.2 s from the border
+    of a window; tails overlap with whatever follows.
     """
     random = np.random.default_rng(seed)
     windows = round(seconds / WINDOW_S)
-    return [_record(sounds, name, windows, random, round(100 * speeds)) for name in sounds.ambience]
+    return [
+        _record(sounds, name, windows, random, variety or Variety()) for name in sounds.ambience
+    ]
 
 
 def read(path: Path) -> np.ndarray:
@@ -88,23 +115,26 @@ def read(path: Path) -> np.ndarray:
 
 
 def _record(
-    sounds: Sounds, name: str, windows: int, random: np.random.Generator, percent: int
+    sounds: Sounds, name: str, windows: int, random: np.random.Generator, variety: Variety
 ) -> Recording:
     length = round(WINDOW_S * RATE)
     signal = _gain(random.uniform(-24, -14)) * _endless(name, windows * length, random)
-    begins: dict[tuple[str, ...], list[int]] = {sounds.plops: [], sounds.distractors: []}
+    files: dict[int, str] = {}
     for window in range(windows):
         times = iter(_times(random, 10) + window * length)
         for names, low, high in ((sounds.plops, -3, 3), (sounds.distractors, 3, 12)):
             for _ in range(random.integers(0, 6)):
-                begin = next(times)
-                speed = 100 + int(random.integers(-percent, percent + 1))
-                sound = _short(names[random.integers(len(names))], speed)
+                begin = int(next(times))
+                files[begin] = names[random.integers(len(names))]
+                sound = _varied(files[begin], random, variety)
                 part = signal[begin : begin + len(sound)]
-                part += _gain(random.uniform(low, high)) * sound[: len(part)]
-                begins[names].append(begin)
-    plops, distractors = (np.array(sorted(b)) for b in begins.values())
-    return Recording(name, signal.astype("float32"), plops, distractors)
+                level = random.uniform(low, high) + variety.level_db * random.uniform(-1, 1)
+                part += _gain(level) * sound[: len(part)]
+    plops, distractors = (
+        np.array(sorted(begin for begin, file in files.items() if file in names), dtype=int)
+        for names in (sounds.plops, sounds.distractors)
+    )
+    return Recording(name, signal.astype("float32"), plops, distractors, files)
 
 
 def _times(random: np.random.Generator, count: int) -> np.ndarray:
@@ -118,29 +148,54 @@ def _gain(decibels: float) -> float:
     return float(LEVEL * 10 ** (decibels / 20))
 
 
+def _varied(name: str, random: np.random.Generator, variety: Variety) -> np.ndarray:
+    percent = round(100 * variety.speed)
+    if variety == Variety():
+        return _short(name, 100 + int(random.integers(-percent, percent + 1)))
+    kind, is_made = _kind(_short(name)), random.uniform() < variety.made
+    while True:
+        if is_made:
+            sound = _begun(made(random, RATE))
+        else:
+            sound = _short(name, 100 + int(random.integers(-percent, percent + 1)))
+        low = lfilter(*TILT, sound)
+        tilted = low + 10 ** (variety.tilt_db * random.uniform(-1, 1) / 20) * (sound - low)
+        tilted /= np.sqrt(_power(tilted).max())
+        if _kind(tilted) == kind:
+            return tilted
+
+
 @functools.cache
 def _short(name: str, speed_percent: int = 100) -> np.ndarray:
     """A sound from its beginning, its loudest 50 ms at a root mean square of 1."""
     sound = read(FOLDER / f"{name}.flac")
     if speed_percent != 100:
         sound = resample_poly(sound, 100, speed_percent)
+    return _begun(sound)
+
+
+def _begun(sound: np.ndarray) -> np.ndarray:
     begin = np.nonzero(np.abs(sound) > 0.05 * np.abs(sound).max())[0][0]
     return sound[max(0, begin - 8) :] / np.sqrt(_power(sound).max())
 
 
 def _power(sound: np.ndarray) -> np.ndarray:
-    return np.convolve(sound**2, np.ones(LOUDEST) / LOUDEST)
+    """Of the 50 ms before each sample."""
+    total = np.cumsum(np.pad(sound**2, (LOUDEST, LOUDEST - 1)))
+    return np.maximum(total[LOUDEST:] - total[:-LOUDEST], 0) / LOUDEST
 
 
-def _resonance(name: str) -> tuple[float, float]:
-    """Share of the energy of the loudest 50 ms in the band, and the length in seconds."""
-    sound = _short(name)
-    power = _power(sound)
-    end = int(power.argmax()) + 1
-    spectrum = np.abs(np.fft.rfft(sound[max(0, end - LOUDEST) : end], 4096)) ** 2
-    hz = np.fft.rfftfreq(4096, 1 / RATE)
-    inside = spectrum[(hz > RESONANCE_HZ[0]) & (hz < RESONANCE_HZ[1])]
-    return float(inside.sum() / spectrum.sum()), float((power > 0.01).sum() / RATE)
+def _kind(sound: np.ndarray) -> str:
+    """What `split` says of it."""
+    power, low = _power(sound), _power(sosfilt(RESONANCE, np.pad(sound, (0, LOUDEST))))
+    share = low.max() / power.max()
+    attack_s, length_s = (
+        (power.argmax() - LOUDEST) / RATE,
+        (power > 0.01 * power.max()).sum() / RATE,
+    )
+    if share >= 0.8 and attack_s <= 0.05 and length_s <= 0.5:
+        return "plop"
+    return "distractor" if share <= 0.2 and length_s <= 1.5 else "neither"
 
 
 def _endless(name: str, samples: int, random: np.random.Generator) -> np.ndarray:
