@@ -18,7 +18,8 @@ from pathlib import Path
 
 
 class NoisyLine:
-    """`port` is what a program opens. `rate` is the probability of each kind of harm, a byte."""
+    """`port` is what a program opens. `rate`: the probability that a byte is harmed (lost, flipped,
+    doubled or delayed, each as often as the others)."""
 
     def __init__(self, image: Path, *, rate: float, seed: int) -> None:
         self.relay = subprocess.Popen(
@@ -79,14 +80,14 @@ class Relay:
         out = bytearray()
         for byte in data:
             dice = self.random.random()
-            self.harmed += dice < 4 * self.rate
-            if dice < self.rate:
+            self.harmed += dice < self.rate
+            if dice < 0.25 * self.rate:
                 continue
-            if dice < 2 * self.rate:
+            if dice < 0.5 * self.rate:
                 byte ^= 1 << self.random.randrange(8)
-            elif dice < 3 * self.rate:
+            elif dice < 0.75 * self.rate:
                 out.append(byte)
-            elif dice < 4 * self.rate:
+            elif dice < self.rate:
                 time.sleep(0.001)
             out.append(byte)
         return bytes(out)

@@ -55,6 +55,13 @@ def test_the_board_is_chosen_by_the_models_processor(probe: Maker, tmp_path: Pat
     assert create_project(tmp_path / "c", probe(target="host")).board.name == "host"
 
 
+def test_object_code_is_no_code_for_this_computer(probe: Maker, tmp_path: Path) -> None:
+    model = probe()
+    model.objects["probe_k0.o"] = b"for a Cortex-M"
+    with pytest.raises(BoardError, match="object code for cortex-m4f, which host cannot run"):
+        create_project(tmp_path / "fw", model, "host")
+
+
 def test_options_set_board_and_stack(probe: Maker, tmp_path: Path) -> None:
     options = {"board": "mps2-an386", "stack": "4096"}
     create_project(tmp_path / "fw", probe(), options=options)

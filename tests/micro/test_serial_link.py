@@ -102,7 +102,7 @@ def test_nothing_is_lost_or_doubled(project: Project, line: Start, rate: float) 
 def test_nothing_is_lost_or_doubled_for_long(
     project: Project, line: Start, rate: float, seed: int
 ) -> None:
-    stream(project, line(rate, seed), 8 * (40 if rate > 0.02 else 200))
+    stream(project, line(rate, seed), 8 * (20 if rate > 0.02 else 200))
 
 
 def test_large_tensors_pass(project: Project, line: Start) -> None:

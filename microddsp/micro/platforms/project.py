@@ -188,4 +188,9 @@ def _choose_board(model: CompiledModel, board: str | Board | None) -> Board:
             f"board {chosen.name} has a {chosen.target}, the model was compiled for {target}",
             hint=f"compile with target={chosen.target!r}{others}",
         )
+    if model.objects and chosen.target != target:
+        raise BoardError(
+            f"{model.name} has object code for {target}, which {chosen.name} cannot run",
+            hint="emit C",
+        )
     return chosen
