@@ -70,6 +70,20 @@ def test_an_archive_with_an_object_runs_to_the_bit_as_the_c(
     assert np.abs(loaded.run(signal()) - answers[0]).max() < 1e-6
 
 
+@pytest.mark.parametrize(
+    "pipeline",
+    [
+        torch.nn.Sequential(dsp.FIR(torch.hann_window(32)), dsp.Log(offset=2.0)),
+        dsp.EventCounter(0.5, 0.5, refractory_s=0.001, sample_rate_hz=8000),
+    ],
+    ids=["copies and bits", "scan"],
+)
+def test_what_the_c_has_functions_for_is_the_same_in_an_object(pipeline: torch.nn.Module) -> None:
+    x = torch.zeros(1, BLOCK)
+    done = [microddsp.compile(pipeline, x, name="m", target="host", emit=e) for e in ("c", "obj")]
+    assert np.array_equal(*(model.run(signal()) for model in done))
+
+
 def test_the_object_is_the_same_each_time_and_leaks_no_names(
     model: CompiledModel, tmp_path: Path
 ) -> None:

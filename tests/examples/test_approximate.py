@@ -32,5 +32,5 @@ def test_approximations_come_nearer_and_the_short_transform_is_cheaper(tmp_path:
     product = cheaper[2]
     assert product["name"] == "matrix product, 8 bits"
     assert product["instructions_per_sample"] < reference["instructions_per_sample"]
-    assert product["memory"]["flash_bytes"] < 0.5 * reference["memory"]["flash_bytes"]
+    assert product["memory"]["flash_bytes"] < 0.6 * reference["memory"]["flash_bytes"]
     assert (tmp_path / "approximate.png").stat().st_size > 500

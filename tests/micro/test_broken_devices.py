@@ -126,7 +126,9 @@ def test_a_missing_emulator_is_named() -> None:
 
 
 SCRIPT = """
+import signal as signals
 import sys
+signals.signal(signals.SIGINT, signals.default_int_handler)  # a shell's background job ignores it
 import numpy as np
 sys.path.insert(0, {tests!r})
 from conftest import make_model

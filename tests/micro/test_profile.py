@@ -36,7 +36,7 @@ def layered() -> CompiledModel:
 
 def test_marks_stand_around_the_calls_of_kernels_and_nowhere_else(layered: CompiledModel) -> None:
     sources, pieces = instrument(layered)
-    body = layered.sources["layers.c"].rpartition("layers_process(")[2]
+    body = layered.sources["layers.c"].rpartition("layers_process_unchecked(")[2]
     calls = re.findall(r"^    layers_(k\d+_\w+)\(", body, re.MULTILINE)
     assert len(calls) >= 3
     assert [piece for piece in pieces if piece.startswith("k")] == calls

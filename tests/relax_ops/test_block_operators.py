@@ -12,9 +12,10 @@ import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from tvm import relax
+from tvm import relax, tirx
 
 from microddsp.errors import ParameterError, SignalError
+from microddsp.micro.aot.llvm import without_helpers
 from microddsp.relax_ops.between import between
 from microddsp.relax_ops.causal_conv1d import causal_conv1d
 from microddsp.relax_ops.decimate import decimate
@@ -380,6 +381,11 @@ def stream(
             result = builder.emit_output(call(f"dsp.{name}", x, *arguments))
         builder.emit_func_output(result)
     mod = relax.transform.LegalizeOps()(builder.get())
+    for kernel, func in mod.functions_items():
+        if isinstance(func, tirx.PrimFunc):
+            body = without_helpers(func.body)
+            plain = tirx.PrimFunc(func.params, body, func.ret_type, func.attrs)
+            mod.update_func(kernel, plain)
     machine = relax.VirtualMachine(tvm.compile(mod, "llvm"), tvm.cpu())
     outputs, current = [], [tvm.runtime.tensor(s) for s in states]
     for block in blocks:

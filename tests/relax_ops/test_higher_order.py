@@ -12,6 +12,7 @@ from torch.autograd import gradcheck, gradgradcheck
 import microddsp
 from microddsp import dsp
 from microddsp import relax_ops as ops
+from microddsp.relax_ops.logarithm import FULL
 
 C, N = 2, 6
 GENERATOR = torch.Generator()
@@ -102,6 +103,10 @@ OPERATORS: dict[str, Callable[[], tuple[Callable, list[Tensor]]]] = {
     "between": lambda: (
         lambda share, values: ops.between(torch.ones(C, N).double(), share, values),
         [random(C, N), random(C, 4)],
+    ),
+    "logarithm": lambda: (
+        lambda x: ops.logarithm(x, 0.1, 1e-3, 2.0, 0.5, FULL),
+        [random(C, N).abs() + 0.5],
     ),
     "rfft": lambda: (ops.rfft, [random(C, 8)]),
     "spectrum": lambda: (lambda x, w: ops.spectrum(x, w, 2), [random(3, C, 8), random(8)]),

@@ -26,8 +26,10 @@ from microddsp.errors import CompileError
 from microddsp.micro.aot.kernel import Kernel
 from microddsp.micro.aot.rewrites import EXACT, is_extern
 from microddsp.micro.targets import Target
+from microddsp.relax_ops.copy import copied
 
 _INTRINSICS = {"fmaf": "llvm.fma", "fabsf": "llvm.fabs", "sqrtf": "llvm.sqrt"}
+_SAME_BITS = {"microddsp_bits": "int32", "microddsp_float": "float32"}
 # Levels of maxima within maxima.
 MAX_NESTED = 4
 _HELPERS = ("microddsp_max", "microddsp_min")
@@ -86,7 +88,7 @@ def _check_rounding(code: str, assembly: str) -> None:
 def _function(kernel: Kernel, target: tvm.target.Target) -> tirx.PrimFunc:
     lowered = kernel.lowered
     _check_extremes(lowered.body)
-    body = tvm_ffi.structural_map(lowered.body, (tvm.ir.Call, _call), order="post")
+    body = without_helpers(lowered.body)
     attrs = {
         "global_symbol": kernel.name,
         "target": target,
@@ -96,8 +98,31 @@ def _function(kernel: Kernel, target: tvm.target.Target) -> tirx.PrimFunc:
     return func.with_attrs(attrs)
 
 
+def without_helpers(body: tirx.Stmt) -> tirx.Stmt:
+    """The same statements without the functions that the generated C brings along."""
+    body = tvm_ffi.structural_map(body, (tirx.Evaluate, _copies), order="post")
+    return tvm_ffi.structural_map(body, (tvm.ir.Call, _call), order="post")
+
+
+def _copies(statement: tirx.Evaluate) -> tirx.Stmt:
+    """Numbers one by one: LLVM joins them by itself."""
+    found = copied(statement.value)
+    if found is None:
+        return statement
+    target, source, count = found
+
+    def move(i: int) -> tirx.Stmt:
+        to, start = ([*load.indices[:-1], load.indices[-1] + i] for load in (target, source))
+        return tirx.BufferStore(target.source, tirx.BufferLoad(source.source, start), to)
+
+    return tirx.SeqStmt([move(i) for i in range(count)])
+
+
 def _call(call: tvm.ir.Call) -> tvm.ir.Expr:
     """C's functions as LLVM's own operations, where there are any."""
+    for function, dtype in _SAME_BITS.items():
+        if is_extern(call, function):
+            return tirx.reinterpret(dtype, call.args[1])
     for function, intrinsic in _INTRINSICS.items():
         if is_extern(call, function):
             return tirx.call_llvm_pure_intrin("float32", intrinsic, *call.args[1:])

@@ -18,7 +18,7 @@ def instrument(model: CompiledModel) -> tuple[dict[str, str], tuple[str, ...]]:
     """
     name = model.name
     file = f"{name}.c"
-    before, head, body = model.sources[file].rpartition(f"\n{name}_status_t {name}_process(")
+    before, head, body = model.sources[file].rpartition(f"{name}_process_unchecked(")
     step = re.compile(rf"^    (?:({name}_k\d+_\w+)\(|\(void\)memcpy\((.+?), ).*\);$", re.MULTILINE)
     pieces: list[str] = []
 
