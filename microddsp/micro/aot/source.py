@@ -13,43 +13,12 @@ import numpy as np
 
 from microddsp import __version__
 from microddsp.micro.aot.calls import Place
+from microddsp.micro.aot.helpers import helpers, own_names
 from microddsp.micro.aot.memory_options import MemoryOptions
 from microddsp.micro.aot.program import Program
 from microddsp.micro.aot.rewrites import c_float
 from microddsp.micro.package.digest import digest_of
-from microddsp.relax_ops.copy import COPY
 from microddsp.signature import C_TYPES, InputSpec, Signature, TensorSpec
-
-_HELPERS = {
-    "microddsp_max": (
-        "/* The larger one; NaN if one of them is. */\n"
-        "static inline float {name}_max(float a, float b)\n"
-        "{{\n    return ((a > b) || (a != a)) ? a : b;\n}}\n"
-    ),
-    "microddsp_min": (
-        "/* The smaller one; NaN if one of them is. */\n"
-        "static inline float {name}_min(float a, float b)\n"
-        "{{\n    return ((a < b) || (a != a)) ? a : b;\n}}\n"
-    ),
-    "microddsp_bits": (
-        "/* The same 32 bits as an integer. */\n"
-        "static inline int32_t {name}_bits(float value)\n"
-        "{{\n    int32_t bits;\n    (void)memcpy(&bits, &value, sizeof(bits));\n"
-        "    return bits;\n}}\n"
-    ),
-    "microddsp_float": (
-        "/* The number that has these bits. */\n"
-        "static inline float {name}_float(int32_t bits)\n"
-        "{{\n    float value;\n    (void)memcpy(&value, &bits, sizeof(value));\n"
-        "    return value;\n}}\n"
-    ),
-}
-_COPY = (
-    "/* {count} numbers at once, to where none of them is. */\n"
-    "typedef struct {name}_of{count} {{\n    float value[{count}];\n}} {name}_of{count}_t;\n"
-    "static inline void {name}_copy{count}(float *to, const float *from)\n"
-    "{{\n    *({name}_of{count}_t *)to = *(const {name}_of{count}_t *)from;\n}}\n"
-)
 
 # So many elements of a state are added one by one, more in a loop.
 MOST_TERMS = 4
@@ -97,9 +66,9 @@ def render(
             for s in states
         ],
         "constants": [_table(place, value) for place, value in program.constants],
-        "helpers": _helpers(program, name),
+        "helpers": helpers([k.text for k in program.kernels], name),
         "booleans": any(re.search(r"\bbool\b", k.text) for k in program.kernels),
-        "kernels": [_own_names(k.text, name) for k in program.kernels],
+        "kernels": [own_names(k.text, name) for k in program.kernels],
         "sections": dict((memory or MemoryOptions()).sections),
         "constant_align": (memory or MemoryOptions()).constant_align,
         "declarations": [k.declaration for k in program.kernels] if kernels_apart else [],
@@ -235,20 +204,6 @@ def _table(place: Place, value: np.ndarray) -> dict[str, Any]:
         "elements": len(texts),
         "rows": rows,
     }
-
-
-def _helpers(program: Program, name: str) -> list[str]:
-    text = "".join(k.text for k in program.kernels)
-    used = [body.format(name=name) for helper, body in _HELPERS.items() if f"{helper}(" in text]
-    counts = sorted({int(found) for found in re.findall(rf"\b{COPY}(\d+)\(", text)})
-    return used + [_COPY.format(name=name, count=count) for count in counts]
-
-
-def _own_names(text: str, name: str) -> str:
-    text = re.sub(rf"\b{COPY}(\d+)\(", rf"{name}_copy\1(", text)
-    for helper in _HELPERS:
-        text = text.replace(f"{helper}(", f"{name}_{helper.removeprefix('microddsp_')}(")
-    return text
 
 
 def _check(
