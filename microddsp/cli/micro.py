@@ -9,15 +9,14 @@ import typer
 
 from microddsp.cli.arguments import check_archive, parse_options, refuse
 from microddsp.cli.render import as_json as plain
-from microddsp.cli.render import show_facts, show_json
+from microddsp.cli.render import show_facts, show_json, show_table
 from microddsp.errors import MicroddspError
 from microddsp.micro.platforms import (
+    PLATFORMS,
     build_project,
     check_options,
     find_platform,
     flash_project,
-    generate_project,
-    read_project,
     run_project,
 )
 
@@ -36,10 +35,47 @@ def _check_project(directory: Path) -> Path:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Force = Annotated[bool, typer.Option("--force", help="Write into a folder that has files.")]
+Options = Annotated[
+    list[str] | None, typer.Option("-o", "--option", help="key=value of the platform.")
+]
 Project = Annotated[
     Path,
-    typer.Argument(metavar="DIR", callback=_check_project, help="A project of create-project."),
+    typer.Argument(metavar="DIR", callback=_check_project, help="A project of `micro create`."),
 ]
+_NAMES = "|".join(PLATFORMS)
+
+
+@micro.command("create")
+def create(
+    archive: Annotated[
+        Path | None, typer.Argument(metavar="MODEL.tar", help="A compiled model.")
+    ] = None,
+    directory: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="New folder to write.")
+    ] = None,
+    platform: Annotated[str, typer.Option("--platform", metavar=_NAMES, help="Kind.")] = "qemu",
+    board: Annotated[str | None, typer.Option("--board", help="Short for -o board=...")] = None,
+    option: Options = None,
+    list_options: Annotated[
+        bool, typer.Option("--list-options", help="Show the platform's options and end.")
+    ] = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Write a firmware project with the model in it."""
+    if list_options:
+        _show_options(platform, as_json)
+        return
+    if archive is None or directory is None:
+        raise typer.BadParameter("Missing argument: microddsp micro create MODEL.tar DIR")
+    check_archive(archive)
+    given = parse_options(option or ())
+    if board is not None:
+        if given.get("board", board) != board:
+            raise typer.BadParameter("--board and -o board=... differ")
+        given["board"] = board
+    _create(directory, archive, platform, given, force, as_json)
 
 
 @micro.command("create-project")
@@ -48,35 +84,67 @@ def create_project(
     archive: Annotated[
         Path, typer.Argument(metavar="MODEL.tar", callback=check_archive, help="A compiled model.")
     ],
-    platform: Annotated[str, typer.Argument(metavar="PLATFORM", help="qemu, host or serial")],
-    option: Annotated[
-        list[str] | None, typer.Option("-o", "--option", help="key=value of the platform.")
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Write into a folder that has files.")
-    ] = False,
+    platform: Annotated[str, typer.Argument(metavar="PLATFORM", help=_NAMES)],
+    option: Options = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Write a firmware project with the model in it."""
-    given = parse_options(option or ())
+    """The same as `create`, with tvmc's order of arguments."""
+    _create(directory, archive, platform, parse_options(option or ()), force, as_json)
+
+
+def _create(
+    directory: Path,
+    archive: Path,
+    platform: str,
+    given: dict[str, str],
+    force: bool,
+    as_json: bool,
+) -> None:
     try:
-        chosen = find_platform(platform)
-        options = check_options(chosen, given)
+        options = check_options(find_platform(platform), given)
     except MicroddspError as error:
         raise refuse(error) from error
     if not force and directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise MicroddspError("is there and not empty", where=str(directory), hint="--force")
 
     import microddsp
+    from microddsp.micro.platforms import create_project as write
 
     model = microddsp.load(archive)
-    generate_project(model, directory, chosen, options)
-    _show({"project": str(directory), "platform": platform, "model": model.name}, as_json)
+    project = write(directory, model, options=options, platform=platform, force=True)
+    facts: dict[str, object] = {"project": str(directory), "platform": platform}
+    if project.board:
+        facts["board"] = project.board.name
+    _show({**facts, "model": model.name}, as_json)
+
+
+def _show_options(platform: str, as_json: bool) -> None:
+    try:
+        options = find_platform(platform).options
+    except MicroddspError as error:
+        raise refuse(error) from error
+    if as_json:
+        show_json(
+            [
+                {
+                    "name": option.name,
+                    "help": option.help,
+                    "default": option.default,
+                    "choices": list(option.known()),
+                    "closed": option.closed,
+                }
+                for option in options
+            ]
+        )
+        return
+    rows = [(o.name, o.default, o.help, ", ".join(o.known())) for o in options]
+    show_table(f"-o of platform {platform}", ("option", "default", "meaning", "choices"), rows)
 
 
 @micro.command("build")
 def build(directory: Project, as_json: Json = False) -> None:
-    """Compile a project; this runs its Makefile."""
+    """Compile a project; this runs its own build."""
     image = build_project(directory)
     _show({"project": str(directory), "image": str(image)}, as_json)
 
@@ -91,10 +159,9 @@ SerialNumber = Annotated[str | None, typer.Option(help="Which one of several rea
 def flash(
     directory: Project, port: Port = None, serial_number: SerialNumber = None, as_json: Json = False
 ) -> None:
-    """Write a built project into a real board, with the tool that the board's file names."""
-    project = read_project(directory)
-    flash_project(project, port=port, serial_number=serial_number)
-    _show({"project": str(directory), "board": project.board.name}, as_json)
+    """Write a built project into a real board."""
+    flash_project(directory, port=port, serial_number=serial_number)
+    _show({"project": str(directory), "flashed": True}, as_json)
 
 
 @micro.command("run")

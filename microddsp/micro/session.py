@@ -10,8 +10,15 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from microddsp.errors import BoardError, nearest
-from microddsp.micro.boards import Board, find_board
-from microddsp.micro.platforms.project import Project, build_project, create_project, read_project
+from microddsp.micro.boards import Board
+from microddsp.micro.platforms import (
+    Project,
+    build_project,
+    create_project,
+    find_platform,
+    flash_project,
+    read_project,
+)
 from microddsp.micro.remote_model import RemoteModel
 from microddsp.micro.rpc.link import Link
 from microddsp.micro.rpc.start import start_command
@@ -53,22 +60,22 @@ class BoardSession:
             BoardError: A tool or the firmware is missing.
             LinkError: The device does not come up, or has no memory for a block.
         """
-        self.board = project.board
+        self.board = _board_to_ask(project)
         self._built_from = tuple(built_from)
         self._timeout_s = timeout_s
         self._lock = threading.RLock()
         image = project.image if project.image.is_file() else None
         self._link = Link(
-            start_command(project.board, project.image, port),
+            start_command(self.board, project.image, port),
             timeout_s,
             image,
-            f"device.{project.board.name}",
+            f"device.{self.board.name}",
         )
         several = len(project.signatures) > 1
         try:
             self._models = {
                 signature.name: RemoteModel(
-                    project.board,
+                    self.board,
                     self._link,
                     self._lock,
                     signature,
@@ -175,6 +182,8 @@ def open_board(
     board: str | Board = "mps2-an386",
     model: CompiledModel | Sequence[CompiledModel] | None = None,
     *,
+    platform: str | None = None,
+    options: Mapping[str, str] | None = None,
     timeout_s: float = 5.0,
     profile: bool = False,
     port: str | None = None,
@@ -183,9 +192,11 @@ def open_board(
     """Build firmware with models in it, start or flash the board and open a session with it.
 
     Args:
-        board: A name from `microddsp boards`, or a board's file.
+        board: A name from `microddsp boards`, a board's file, or as the platform calls it.
         model: What `compile` or `load` gave, for the board's processor; several for a firmware
             with all of them, each under its name: `board["plops"].run(x)`.
+        platform: The kind of firmware; that of the board otherwise.
+        options: The platform's own, as texts.
         timeout_s: The device must answer every call within this, or it is stopped.
         profile: The firmware has marks between its kernels.
         port: The serial port of a real board; found by its USB numbers otherwise.
@@ -199,19 +210,15 @@ def open_board(
     if model is None:
         raise BoardError("open_board needs a model", hint="open_board(board, model)")
     models = list(model) if isinstance(model, Sequence) else [model]
-    chosen = find_board(board) if isinstance(board, str) else board
+    given = {**(options or {}), **({"profile": "yes"} if profile else {})}
     with tempfile.TemporaryDirectory(prefix="microddsp-") as folder:
-        create_project(folder, models, chosen, {"profile": "yes" if profile else "no"})
+        chosen = _board_to_ask(create_project(folder, models, board, given, platform=platform))
         build_project(folder)
-        project = read_project(folder)
         if chosen.serial:
-            from microddsp.micro.platforms.flash import flash_project
-            from microddsp.micro.rpc.boards_attached import find_port
-
-            port = find_port(chosen, port=port, serial_number=serial_number)
-            flash_project(project, port=port, serial_number=serial_number)
+            port = _find_port(chosen, port, serial_number)
+            flash_project(folder, port=port, serial_number=serial_number)
         # Emulators have read the image once they answer: the folder may go.
-        return BoardSession(project, timeout_s=timeout_s, port=port, built_from=models)
+        return BoardSession(read_project(folder), timeout_s=timeout_s, port=port, built_from=models)
 
 
 def open_project(
@@ -224,12 +231,27 @@ def open_project(
     """Start the firmware of a project folder; a real board must have it in its flash already.
 
     Raises:
-        BoardError: No project, or it is not built.
+        BoardError: No project, it is not built, or it has no RPC server.
         LinkError: The device does not come up.
     """
     project = read_project(directory)
-    if project.board.serial:
-        from microddsp.micro.rpc.boards_attached import find_port
-
-        port = find_port(project.board, port=port, serial_number=serial_number)
+    board = _board_to_ask(project)
+    if board.serial:
+        port = _find_port(board, port, serial_number)
     return BoardSession(project, timeout_s=timeout_s, port=port)
+
+
+def _board_to_ask(project: Project) -> Board:
+    if project.board is None or not find_platform(project.platform).serves:
+        raise BoardError(
+            f"a {project.platform} project has no RPC server to ask",
+            where=str(project.directory),
+            hint="create one of another platform",
+        )
+    return project.board
+
+
+def _find_port(board: Board, port: str | None, serial_number: str | None) -> str:
+    from microddsp.micro.rpc.boards_attached import find_port
+
+    return find_port(board, port=port, serial_number=serial_number)

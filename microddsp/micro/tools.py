@@ -9,6 +9,7 @@ from microddsp.errors import BoardError
 _PACKAGES = {
     "arm-none-eabi-gcc": "gcc-arm-none-eabi and libnewlib-arm-none-eabi",
     "cc": "gcc",
+    "cmake": "cmake",
     "make": "make",
     "qemu-system-arm": "qemu-system-arm",
 }

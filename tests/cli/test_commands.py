@@ -130,6 +130,8 @@ def archive(folder: Path) -> Path:
         ("ops", "--derivatives"),
         ("micro", "--help"),
         ("micro", "create-project", "--help"),
+        ("micro", "create", "--list-options"),
+        ("micro", "create", "--platform", "standalone", "--list-options", "--json"),
     ],
     ids=" ".join,
 )
@@ -171,6 +173,12 @@ def test_a_question_is_answered_without_heavy_imports(arguments: tuple[str, ...]
         (("run", "MODEL", "-i", "MODEL", "-o", "out.csv"), ".npz"),
         (("run", "MODEL", "-i", "MODEL", "--tail", "keep"), "known: drop, error"),
         (("run", "MODEL", "-i", "MODEL", "--verify", "x"), "names no factory"),
+        (("micro", "create"), "microddsp micro create MODEL.tar DIR"),
+        (("micro", "create", "none.tar", "new"), "no file 'none.tar'"),
+        (("micro", "create", "MODEL", "new", "--platform", "qmeu"), "did you mean 'qemu'"),
+        (("micro", "create", "--platform", "qmeu", "--list-options"), "did you mean 'qemu'"),
+        (("micro", "create", "MODEL", "new", "--board", "x"), "mps2-an386"),
+        (("micro", "create", "MODEL", "new", "--board", "x", "-o", "board=y"), "differ"),
         (("micro", "create-project", "new", "MODEL", "qmeu"), "did you mean 'qemu'"),
         (("micro", "create-project", "new", "MODEL", "qemu", "-o", "a"), "key=value"),
         (("micro", "create-project", "new", "MODEL", "qemu", "-o", "borad=x"), "'board'"),
@@ -296,7 +304,7 @@ def test_a_run_on_this_computer_is_timed_too(archive: Path, folder: Path) -> Non
 
 @pytest.mark.qemu
 def test_a_project_is_made_built_and_run(archive: Path, folder: Path) -> None:
-    made = microddsp("micro", "create-project", "fw", "plops.tar", "qemu", "--json", cwd=folder)
+    made = microddsp("micro", "create", "plops.tar", "fw", "--json", cwd=folder)
     assert made.returncode == 0, made.stderr
     assert json.loads(made.stdout)
     assert (folder / "fw/Makefile").is_file()

@@ -21,6 +21,7 @@ from microddsp.micro.platforms import (
 )
 
 Maker = Callable[..., CompiledModel]
+WHOLE = "'format': 2, 'image': 'a.elf', 'platform': 'host', 'board': 'host'"
 
 
 def test_a_project_holds_all_that_it_needs(probe: Maker, tmp_path: Path) -> None:
@@ -111,9 +112,11 @@ def test_a_folder_that_is_no_project_is_refused(tmp_path: Path) -> None:
         "{}",
         '{"format": 1}',
         '{"format": 2, "image": "../evil.elf"}',
-        '{"format": 2, "image": "a.elf", "board": "host", "models": 3, "profile": {}}',
-        '{"format": 2, "image": "a.elf", "board": "host", "models": [{}], "profile": {}}',
-        '{"format": 2, "image": "a.elf", "board": "host", "models": [], "profile": 3}',
+        '{"format": 2, "image": "/evil.elf"}',
+        '{"format": 2, "image": "a.elf", "board": "host", "models": [], "profile": {}}',
+        f"{{{WHOLE}, 'models': 3, 'profile': {{}}}}".replace("'", '"'),
+        f"{{{WHOLE}, 'models': [{{}}], 'profile': {{}}}}".replace("'", '"'),
+        f"{{{WHOLE}, 'models': [], 'profile': 3}}".replace("'", '"'),
     ],
 )
 def test_a_damaged_manifest_is_refused(text: str, tmp_path: Path) -> None:

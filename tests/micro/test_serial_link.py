@@ -15,8 +15,14 @@ import pytest
 from microddsp.errors import BoardError, DeviceFaultError, DeviceResetError, DeviceTimeoutError
 from microddsp.micro.boards import Board, find_board
 from microddsp.micro.package.model import CompiledModel
-from microddsp.micro.platforms import Project, build_project, create_project, read_project
-from microddsp.micro.platforms.flash import fill, flash_project
+from microddsp.micro.platforms import (
+    Project,
+    build_project,
+    create_project,
+    flash_project,
+    read_project,
+)
+from microddsp.micro.platforms.flash import fill
 from microddsp.micro.rpc.boards_attached import Port, attached, choose_port
 from microddsp.micro.rpc.frames import Frames, decode, encode, pack, unpack
 from microddsp.micro.rpc.symbols import Symbols
@@ -300,9 +306,9 @@ def test_a_board_is_flashed_with_the_tool_of_its_file(
     create_project(tmp_path / "fw", probe(), board)
     project = read_project(tmp_path / "fw")
     with pytest.raises(BoardError, match="build the project first"):
-        flash_project(project)
+        flash_project(project.directory)
     build_project(tmp_path / "fw")
-    flash_project(project)
+    flash_project(project.directory)
     assert (tmp_path / "words").read_text().split()[:2] == ["--reset", "write"]
     assert (tmp_path / "words").read_text().split()[3] == "0x8000000"
     image = (tmp_path / "written").read_bytes()
@@ -310,4 +316,4 @@ def test_a_board_is_flashed_with_the_tool_of_its_file(
     assert int.from_bytes(image[4:8], "little") == entry  # the second vector
     tool.write_text("#!/bin/sh\necho no target connected >&2\nexit 3\n")
     with pytest.raises(BoardError, match="(?s)st-flash.*failed.*no target connected"):
-        flash_project(project)
+        flash_project(project.directory)

@@ -1,23 +1,18 @@
-"""Firmware projects: a folder with a model in it that a person can read and `make` can build."""
+"""Firmware projects: a folder with models in it that a person can read and usual tools build."""
 
-from microddsp.micro.platforms.flash import flash_project
-from microddsp.micro.platforms.platform import (
-    PLATFORMS,
-    Platform,
-    check_options,
-    find_platform,
-)
+from microddsp.micro.platforms.catalogue import PLATFORMS, find_platform
+from microddsp.micro.platforms.platform import Option, Platform, Project, check_options
 from microddsp.micro.platforms.project import (
-    Project,
     build_project,
     create_project,
-    generate_project,
+    flash_project,
     read_project,
 )
 from microddsp.micro.platforms.self_test import ProjectReport, run_project
 
 __all__ = [
     "PLATFORMS",
+    "Option",
     "Platform",
     "Project",
     "ProjectReport",
@@ -26,7 +21,6 @@ __all__ = [
     "create_project",
     "find_platform",
     "flash_project",
-    "generate_project",
     "read_project",
     "run_project",
 ]

@@ -6,23 +6,22 @@ import subprocess
 from pathlib import Path
 
 from microddsp.errors import BoardError
-from microddsp.micro.platforms.project import Project
+from microddsp.micro.platforms.platform import Project
 from microddsp.micro.tools import find_tool
 
 _LIMIT_S = 180.0
 
 
-def flash_project(
-    project: Project, *, port: str | None = None, serial_number: str | None = None
-) -> None:
+def write_flash(project: Project, port: str | None, serial_number: str | None) -> None:
     """Run the board's flash command, then its reset command, where it has them.
 
     Raises:
         BoardError: A tool is missing or failed; the message has its words.
     """
-    serial = project.board.serial
+    serial = project.board.serial if project.board else None
     if serial is None:
-        raise BoardError(f"{project.board.name} has no flash to write", hint="run it")
+        name = project.board.name if project.board else project.platform
+        raise BoardError(f"{name} has no flash to write", hint="run it")
     if not project.image.is_file():
         raise BoardError(
             f"there is no firmware {str(project.image)!r}", hint="build the project first"

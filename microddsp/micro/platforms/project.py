@@ -1,21 +1,16 @@
-"""A project folder: written from a model, read back, built with make."""
+"""A project folder: written from models, read back, built, flashed."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from microddsp.errors import ArchiveError, BoardError, nearest
-from microddsp.micro.boards import HOST, Board, boards, find_board, list_boards
-from microddsp.micro.platforms.files import project_files
-from microddsp.micro.platforms.platform import Platform, check_options, find_platform
-from microddsp.micro.targets import find_target
-from microddsp.micro.tools import find_tool
+from microddsp.errors import ArchiveError, BoardError
+from microddsp.micro.boards import HOST, Board, find_board, list_boards
+from microddsp.micro.platforms.catalogue import find_platform
+from microddsp.micro.platforms.platform import Platform, Project, check_options
 from microddsp.signature import Signature
 
 if TYPE_CHECKING:
@@ -25,27 +20,18 @@ MANIFEST = "project.json"
 _FORMAT = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Project:
-    """What a project's manifest says. `image` is the firmware, whether built or not; `pieces` are
-    what a profile tells of a model, by its name."""
-
-    directory: Path
-    board: Board
-    image: Path
-    signatures: tuple[Signature, ...]
-    pieces: dict[str, tuple[str, ...]]
-
-
 def create_project(
     directory: str | Path,
     model: CompiledModel | Sequence[CompiledModel],
     board: str | Board | None = None,
     options: Mapping[str, str] | None = None,
     *,
+    platform: str | Platform | None = None,
     force: bool = False,
 ) -> Project:
-    """Write a project for a board; without one, for the first of the model's target.
+    """Write a project of a platform for a board; without one, for the first of the model's target.
+
+    Without a platform it is that of the board. `board` and the option of that name are the same.
 
     Raises:
         BoardError: The folder has files and `force` is False, the board has another processor than
@@ -55,62 +41,34 @@ def create_project(
     models = list(model) if isinstance(model, Sequence) else [model]
     if not models:
         raise BoardError("a project needs a model")
-    given = check_options(find_platform("qemu"), options or {})
-    chosen = _choose_board(models[0], board or given.get("board"))
-    for other in models[1:]:
-        _choose_board(other, chosen)
+    given = dict(options or {})
+    chosen = board or given.get("board")
+    kind = platform or _platform_of(chosen, models[0])
+    kind = find_platform(kind) if isinstance(kind, str) else kind
+    check_options(kind, given | ({"board": board} if isinstance(board, str) else {}))
     if where.exists() and (not where.is_dir() or (not force and any(where.iterdir()))):
         raise BoardError("is there and not empty", where=str(where), hint="force writes into it")
-    image = f"{models[0].name}.elf"
-    made = project_files(
-        models,
-        chosen,
-        stack_bytes=int(given.get("stack", chosen.stack_bytes)),
-        image=image,
-        profile=given.get("profile") == "yes",
-    )
+    made = kind.generate(models, chosen, given)
     manifest: dict[str, Any] = {
         "format": _FORMAT,
-        "platform": chosen.platform,
-        "board": chosen.name,
-        "image": image,
+        "platform": kind.name,
+        "board": made.board.name if made.board else "",
+        "image": made.image,
         "models": [{"digest": m.digest, "signature": m.signature.to_json()} for m in models],
         "profile": {name: list(pieces) for name, pieces in made.pieces.items()},
     }
-    if chosen.name not in list_boards():
-        manifest["own_board"] = chosen.model_dump(exclude={"folder"}, exclude_none=True)
-    files = made.texts | {MANIFEST: json.dumps(manifest, indent=2) + "\n"}
+    if made.board and made.board.name not in list_boards():
+        manifest["own_board"] = made.board.model_dump(exclude={"folder"}, exclude_none=True)
+    texts = {**made.texts, MANIFEST: json.dumps(manifest, indent=2) + "\n"}
+    contents = {name: text.encode() for name, text in texts.items()} | dict(made.objects)
     try:
-        where.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            (where / name).write_text(text)
-        for name, content in [item for m in models for item in m.objects.items()]:
+        for name, content in contents.items():
+            (where / name).parent.mkdir(parents=True, exist_ok=True)
             (where / name).write_bytes(content)
     except OSError as error:
         raise BoardError(f"cannot be written: {error}", where=str(where)) from error
     signatures = tuple(m.signature for m in models)
-    return Project(where, chosen, where / image, signatures, made.pieces)
-
-
-def generate_project(
-    model: CompiledModel, directory: Path, platform: Platform, options: Mapping[str, str]
-) -> Project:
-    """`create_project` as the command line calls it, which has looked into the folder.
-
-    Raises:
-        BoardError: The board is of another platform, or none is given where there is no default.
-    """
-    known = {b.name: b for b in boards() if b.platform == platform.name}
-    name = options.get("board")
-    if name is None and platform.name == HOST:
-        name = HOST
-    elif name is None and not known:
-        raise BoardError(f"platform {platform.name} needs a board", hint="-o board=mine.toml")
-    if name is not None and find_board(name).platform != platform.name:
-        raise BoardError(
-            f"board {name} is not of platform {platform.name}", hint=nearest(name, known)
-        )
-    return create_project(directory, model, name, options, force=True)
+    return Project(where, kind.name, made.board, where / made.image, signatures, made.pieces)
 
 
 def read_project(directory: str | Path) -> Project:
@@ -124,11 +82,12 @@ def read_project(directory: str | Path) -> Project:
         manifest = json.loads((where / MANIFEST).read_text())
         if manifest["format"] != _FORMAT:
             raise BoardError(f"{MANIFEST} has format {manifest['format']}", where=str(where))
-        image = str(manifest["image"])
-        if Path(image).name != image:
+        image = Path(str(manifest["image"]))
+        if image.is_absolute() or ".." in image.parts:
             raise BoardError(f"{MANIFEST} names an image outside the folder", where=str(where))
         return Project(
             where,
+            find_platform(str(manifest["platform"])).name,
             _board_of(manifest),
             where / image,
             tuple(Signature.from_json(entry["signature"]) for entry in manifest["models"]),
@@ -136,61 +95,45 @@ def read_project(directory: str | Path) -> Project:
         )
     except OSError as error:
         raise BoardError(
-            f"is no project: {error}", where=str(where), hint="microddsp micro create-project"
+            f"is no project: {error}", where=str(where), hint="microddsp micro create"
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, ArchiveError) as error:
         raise BoardError(f"{MANIFEST} is damaged: {error}", where=str(where)) from error
 
 
 def build_project(directory: str | Path) -> Path:
-    """Run the project's Makefile; gives the firmware's path.
+    """Run the project's build; gives the firmware's path.
 
     Raises:
         BoardError: No project, a tool is missing, or the build failed; the message has its words.
     """
     project = read_project(directory)
-    make = find_tool("make", "build firmware")
-    find_tool(find_target(project.board.target).compiler, "build firmware")
-    jobs = max(os.cpu_count() or 1, 2)
-    # A make that called us must not hand its job server to ours.
-    environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL")}
-    done = subprocess.run(
-        [make, "--no-print-directory", f"-j{jobs}", "-s", project.image.name],
-        cwd=project.directory,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise BoardError(f"the firmware does not build:\n{done.stderr.strip()}")
-    return project.image
+    return find_platform(project.platform).build(project)
 
 
-def _board_of(manifest: Mapping[str, Any]) -> Board:
+def flash_project(
+    directory: str | Path, *, port: str | None = None, serial_number: str | None = None
+) -> None:
+    """Write a built project into the real board that it is for.
+
+    Raises:
+        BoardError: No project, not built, no real board, or the tool that flashes failed; the
+            message has its words.
+    """
+    project = read_project(directory)
+    find_platform(project.platform).flash(project, port, serial_number)
+
+
+def _platform_of(board: str | Board | None, model: CompiledModel) -> str:
+    if board is None:
+        return HOST if model.target.name == HOST else "qemu"
+    return (find_board(board) if isinstance(board, str) else board).platform
+
+
+def _board_of(manifest: Mapping[str, Any]) -> Board | None:
     """A board of ours, or the user's own, which the manifest describes."""
     own = manifest.get("own_board")
-    return Board.model_validate(own) if own else find_board(str(manifest["board"]))
-
-
-def _choose_board(model: CompiledModel, board: str | Board | None) -> Board:
-    target = model.target.name
-    fitting = [known for known in boards() if known.target == target]
-    if board is None:
-        if not fitting:
-            raise BoardError(f"no board has the processor of target {target}")
-        return fitting[0]
-    chosen = find_board(board) if isinstance(board, str) else board
-    if chosen.target not in (target, HOST):  # this computer runs any model's C
-        others = f", or use {', '.join(known.name for known in fitting)}" if fitting else ""
-        raise BoardError(
-            f"board {chosen.name} has a {chosen.target}, the model was compiled for {target}",
-            hint=f"compile with target={chosen.target!r}{others}",
-        )
-    if model.objects and chosen.target != target:
-        raise BoardError(
-            f"{model.name} has object code for {target}, which {chosen.name} cannot run",
-            hint="emit C",
-        )
-    return chosen
+    if own:
+        return Board.model_validate(own)
+    name = str(manifest["board"])
+    return find_board(name) if name else None

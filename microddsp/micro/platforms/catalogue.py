@@ -1,0 +1,23 @@
+"""Which platforms there are."""
+
+from __future__ import annotations
+
+from microddsp.errors import BoardError, nearest
+from microddsp.micro.platforms.bare.platform import HOST, QEMU, SERIAL
+from microddsp.micro.platforms.platform import Platform
+from microddsp.micro.platforms.standalone.platform import STANDALONE
+
+PLATFORMS: dict[str, Platform] = {
+    platform.name: platform for platform in (QEMU, HOST, SERIAL, STANDALONE)
+}
+
+
+def find_platform(name: str) -> Platform:
+    """The platform of that name.
+
+    Raises:
+        BoardError: There is none; the hint names the nearest.
+    """
+    if name not in PLATFORMS:
+        raise BoardError(f"unknown platform {name!r}", hint=nearest(name, PLATFORMS))
+    return PLATFORMS[name]

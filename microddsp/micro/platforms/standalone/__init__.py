@@ -1,0 +1,1 @@
+"""The model alone, for your own firmware."""
