@@ -47,9 +47,6 @@ extern uint32_t _stack_top[];
 extern uint8_t _text_start[];
 extern uint8_t _text_end[];
 
-jmp_buf port_fault_return;
-volatile port_fault_t port_fault;
-
 /* The stack pointer of whoever waits for a fault; 0: nobody. */
 static volatile uintptr_t armed;
 

@@ -2,7 +2,6 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "frames.h"
 
-#include <setjmp.h>
 #include <string.h>
 
 #include "port.h"
@@ -26,7 +25,7 @@ static uint8_t out[FRAME_PAYLOAD]; /* not acknowledged */
 static size_t out_used;
 static size_t limit;
 
-static jmp_buf new_session;
+static int renewed; /* a session began, of which the server does not know yet */
 
 static uint32_t crc32(const uint8_t *bytes, size_t nbytes)
 {
@@ -132,7 +131,7 @@ static void begin(uint16_t with)
     out_used = 0u;
     limit = FRAME_PAYLOAD;
     send(FRAME_WELCOME, session, NULL, 0u);
-    longjmp(new_session, 1);
+    renewed = 1;
 }
 
 static void take(const uint8_t *frame)
@@ -192,18 +191,22 @@ static void step(void)
 
 void port_run(void (*serve)(void))
 {
+    static const uint8_t up = 0u; /* no frame; tells only that from now on bytes are heard */
     uart_init();
-    (void)setjmp(new_session);
-    while (session == 0u) {
-        step();
+    uart_write(&up, 1u);
+    for (;;) {
+        while (session == 0u) {
+            step();
+        }
+        renewed = 0;
+        serve();
     }
-    serve();
 }
 
-void port_read(void *destination, size_t nbytes)
+int port_read(void *destination, size_t nbytes)
 {
     uint8_t *place = destination;
-    while (nbytes != 0u) {
+    while ((nbytes != 0u) && !renewed) {
         if (in_at == in_end) {
             step();
             continue;
@@ -215,12 +218,13 @@ void port_read(void *destination, size_t nbytes)
         place += part;
         nbytes -= part;
     }
+    return renewed ? -1 : 0;
 }
 
 void port_write(const void *source, size_t nbytes)
 {
     const uint8_t *from = source;
-    while (nbytes != 0u) {
+    while ((nbytes != 0u) && !renewed) { /* nobody waits for an answer of the old session */
         const size_t room = FRAME_PAYLOAD - out_used;
         const size_t part = (nbytes < room) ? nbytes : room;
         (void)memcpy(&out[out_used], from, part);
@@ -238,7 +242,7 @@ void port_write(const void *source, size_t nbytes)
 
 void port_flush(void)
 {
-    if (out_used != 0u) {
+    if ((out_used != 0u) && !renewed) {
         answer();
     }
 }

@@ -3,7 +3,6 @@
 #ifndef PORT_H
 #define PORT_H
 
-#include <setjmp.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -11,10 +10,12 @@
  * it again then. */
 void port_run(void (*serve)(void));
 
-/* Reads exactly `nbytes`; waits for them. Does not return if the host is gone. */
-void port_read(void *destination, size_t nbytes);
+/* Reads exactly `nbytes`; waits for them. 0, or -1 if the host connected anew: `serve` is to return
+ * then. Does not return if the host is gone. */
+int port_read(void *destination, size_t nbytes);
 
-/* Writes `nbytes`; they may stay in a buffer until port_flush(). */
+/* Writes `nbytes`; they may stay in a buffer until port_flush(), or are dropped if the
+ * host connected anew. */
 void port_write(const void *source, size_t nbytes);
 void port_flush(void);
 
@@ -32,8 +33,7 @@ extern const uint32_t port_tick_hz;
 /* Bytes of stack below the caller's frame that are free: [low, high). */
 void port_free_stack(uint32_t **low, uint32_t **high);
 
-/* Faults. Between port_fault_arm() and port_fault_disarm() a fault ends in
- * longjmp(port_fault_return, 1) with `port_fault` filled in; otherwise it stops the device. */
+/* What stopped a protected call. */
 typedef struct port_fault {
     uintptr_t pc;      /* 0: not known */
     uintptr_t lr;      /* where the function was called from, as far as is known */
@@ -51,13 +51,10 @@ typedef struct port_fault {
 #define PORT_DEVICE_NAME "host"
 #endif
 
-extern jmp_buf port_fault_return;
 extern volatile port_fault_t port_fault;
-void port_fault_arm(void);
-void port_fault_disarm(void);
 
-/* Paints the words below the stack, and tells whether nothing has written there since. */
-void port_stack_watch(void);
-int port_stack_intact(void);
+/* Calls `function(context)`. Returns 0, or 1 where a fault or a stack that is too small ended it,
+ * which `port_fault` tells. A fault outside of such a call stops the device. */
+int port_protect(void (*function)(void *context), void *context);
 
 #endif /* PORT_H */

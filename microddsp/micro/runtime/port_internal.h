@@ -1,7 +1,9 @@
-/* Between startup.c and the port.
+/* Between the files of a port.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef PORT_INTERNAL_H
 #define PORT_INTERNAL_H
+
+#include <setjmp.h>
 
 enum port_status {
     PORT_RESET = 0, /* what an emulator gives when the processor resets itself */
@@ -19,6 +21,16 @@ __attribute__((noreturn)) void port_panic(const char *text);
 /* Once, before anything can fault. */
 void port_faults_init(void);
 void port_fault_handler(void);
+
+/* For port_protect.c. Between arm and disarm a fault ends in longjmp(port_fault_return, 1) with
+ * `port_fault` filled in; otherwise it stops the device. */
+extern jmp_buf port_fault_return;
+void port_fault_arm(void);
+void port_fault_disarm(void);
+
+/* Paints the words below the stack, and tells whether nothing has written there since. */
+void port_stack_watch(void);
+int port_stack_intact(void);
 
 /* SysTick's interrupt. */
 void port_tick_handler(void);

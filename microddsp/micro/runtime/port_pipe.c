@@ -17,7 +17,7 @@ void port_run(void (*serve)(void))
     serve();
 }
 
-void port_read(void *destination, size_t nbytes)
+int port_read(void *destination, size_t nbytes)
 {
     uint8_t *place = destination;
     while (nbytes != 0u) {
@@ -28,6 +28,7 @@ void port_read(void *destination, size_t nbytes)
         place += found;
         nbytes -= (size_t)found;
     }
+    return 0;
 }
 
 static void send(const uint8_t *bytes, size_t nbytes)

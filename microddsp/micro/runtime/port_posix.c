@@ -12,15 +12,12 @@
 
 #include "board.h"
 #include "port.h"
+#include "port_internal.h"
 #include "rpc_server.h"
 
 #define GUARD_BYTES 65536u
 #define RED_ZONE 0xdeadbeefu
 #define RED_ZONE_WORDS 16u
-#define PORT_FAULT 2
-
-jmp_buf port_fault_return;
-volatile port_fault_t port_fault;
 
 static volatile sig_atomic_t armed;
 static uint8_t *stack; /* guard, red zone, stack */

@@ -66,7 +66,7 @@ void port_run(void (*serve)(void))
     serve();
 }
 
-void port_read(void *destination, size_t nbytes)
+int port_read(void *destination, size_t nbytes)
 {
     uint8_t *place = destination;
     while (nbytes != 0u) {
@@ -78,6 +78,7 @@ void port_read(void *destination, size_t nbytes)
         place += nbytes - missing;
         nbytes = missing;
     }
+    return 0;
 }
 
 static void send(const void *source, size_t nbytes)

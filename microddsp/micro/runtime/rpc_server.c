@@ -94,25 +94,31 @@ const char *rpc_fault_text(void)
     return rpc_error_text();
 }
 
+typedef struct job {
+    const rpc_entry_t *entry;
+    const rpc_value_t *arguments;
+    int32_t count;
+    rpc_value_t *result;
+    int status;
+} job_t;
+
+static void run_job(void *context)
+{
+    job_t *job = context;
+    job->status = job->entry->function(job->entry->self, job->arguments, job->count, job->result);
+}
+
 static int call(const rpc_entry_t *entry, const rpc_value_t *arguments, int32_t count,
                 rpc_value_t *result)
 {
-    if (setjmp(port_fault_return) != 0) {
-        port_stack_watch();
+    job_t job = {entry, arguments, count, result, 0};
+    if (port_protect(run_job, &job) != 0) {
         rpc_forget_error();
         raise_fault();
         return -1;
     }
-    port_fault_arm();
-    const int status = entry->function(entry->self, arguments, count, result);
-    port_fault_disarm();
-    if (!port_stack_intact()) {
-        port_stack_watch();
-        rpc_forget_error();
-        return rpc_raise("DeviceFault", "overflow=1");
-    }
     /* An error that was raised counts, whatever is returned: there is one answer to a call. */
-    return ((status == 0) && !rpc_failed())
+    return ((job.status == 0) && !rpc_failed())
                ? 0
                : rpc_raise(NULL, "the function failed without a message");
 }
@@ -476,10 +482,10 @@ static void on_system_call(int32_t code)
 
 void rpc_serve(void)
 {
+    int32_t code;
     forget_session();
     rpc_wire_ready();
-    for (;;) {
-        const int32_t code = rpc_wire_receive();
+    while (rpc_wire_receive(&code) == 0) {
         switch (code) {
         case RPC_CODE_SHUTDOWN:
             rpc_wire_drain();

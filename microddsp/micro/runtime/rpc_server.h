@@ -117,7 +117,7 @@ void rpc_log(enum rpc_log_level level, const char *text);
 /* What is known of the last fault, as the host reads it. */
 const char *rpc_fault_text(void);
 
-/* Answers requests for ever. */
+/* Answers requests until the host connects anew. */
 void rpc_serve(void);
 
 #endif /* RPC_SERVER_H */

@@ -92,16 +92,18 @@ const char *rpc_error_text(void)
 
 /* ---- the request ---- */
 
-int32_t rpc_wire_receive(void)
+int rpc_wire_receive(int32_t *code)
 {
-    int32_t code = 0;
+    *code = 0;
     do {
-        port_read(&left, sizeof(left));
+        if (port_read(&left, sizeof(left)) != 0) {
+            return -1;
+        }
     } while (left == 0u);
     failed = 0;
     arena_used = 0u;
-    rpc_wire_copy(&code, sizeof(code));
-    return code;
+    rpc_wire_copy(code, sizeof(*code));
+    return 0;
 }
 
 void rpc_wire_copy(void *destination, uint64_t nbytes)
@@ -110,8 +112,12 @@ void rpc_wire_copy(void *destination, uint64_t nbytes)
         (void)rpc_raise(NULL, "RPC request is too short");
         return;
     }
-    port_read(destination, (size_t)nbytes);
     left -= nbytes;
+    if (port_read(destination, (size_t)nbytes) != 0) {
+        (void)memset(destination, 0, (size_t)nbytes);
+        left = 0u;
+        (void)rpc_raise(NULL, "the host began a new session");
+    }
 }
 
 static int32_t read_i32(void)
@@ -133,8 +139,7 @@ void rpc_wire_drain(void)
     uint8_t ignored[64];
     while (left != 0u) {
         const size_t part = (left < sizeof(ignored)) ? (size_t)left : sizeof(ignored);
-        port_read(ignored, part);
-        left -= part;
+        left = (port_read(ignored, part) == 0) ? left - part : 0u;
     }
 }
 

@@ -38,7 +38,7 @@ enum rpc_code {
 void rpc_wire_ready(void);
 
 /* Waits for a request, forgets the last one's arguments and error, returns its code. */
-int32_t rpc_wire_receive(void);
+int rpc_wire_receive(int32_t *code);
 
 /* Parts of the request. A request that is too short raises and gives zeros. */
 uint64_t rpc_wire_u64(void);

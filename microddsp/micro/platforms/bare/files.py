@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 # File descriptors that the emulator inherits: above those that QEMU opens itself.
 LINK_IN = 50
 LINK_OUT = 51
-_CORTEX_M = ("faults.c", "port_internal.h", "port_systick.c", "startup.c", "stdio.c")
+_PROTECTION = ("port_internal.h", "port_protect.c")
+_CORTEX_M = (*_PROTECTION, "faults.c", "port_systick.c", "startup.c", "stdio.c")
 _PLATFORM = {
     "qemu": (*_CORTEX_M, "port_semihosting.c"),
     "serial": (*_CORTEX_M, "port_serial.c"),
-    "host": ("port_posix.c",),
+    "host": (*_PROTECTION, "port_posix.c"),
 }
 
 
