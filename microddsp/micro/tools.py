@@ -10,7 +10,9 @@ _PACKAGES = {
     "arm-none-eabi-gcc": "gcc-arm-none-eabi and libnewlib-arm-none-eabi",
     "cc": "gcc",
     "cmake": "cmake",
+    "dtc": "device-tree-compiler",
     "make": "make",
+    "ninja": "ninja-build",
     "qemu-system-arm": "qemu-system-arm",
 }
 

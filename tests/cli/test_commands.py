@@ -130,7 +130,7 @@ def archive(folder: Path) -> Path:
         ("ops", "--derivatives"),
         ("micro", "--help"),
         ("micro", "create-project", "--help"),
-        ("micro", "create", "--list-options"),
+        ("micro", "create", "--platform", "zephyr", "--list-options"),
         ("micro", "create", "--platform", "standalone", "--list-options", "--json"),
     ],
     ids=" ".join,

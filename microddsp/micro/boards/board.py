@@ -11,6 +11,8 @@ from microddsp.errors import CompileError
 from microddsp.micro.targets import find_target
 
 HOST = "host"
+# With revision and qualifiers: nrf5340dk/nrf5340/cpuapp, board@1.2
+ZEPHYR_NAME = r"^[A-Za-z0-9_-]+(@[A-Za-z0-9.]+)?(/[A-Za-z0-9_/-]+)?$"
 
 
 class _Strict(BaseModel):
@@ -28,12 +30,14 @@ class Qemu(_Strict):
     """How the emulator is started.
 
     `icount_shift`: one instruction takes 2**shift ns of the board's time. 6 is more than a tick of
-    every clock above 15.6 MHz, so that ticks count instructions exactly.
+    every clock above 15.6 MHz, so that ticks count instructions exactly. `uart`: the link is the
+    first UART, not semihosting.
     """
 
     machine: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
     binary: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")] = "qemu-system-arm"
     icount_shift: Annotated[int, Field(ge=0, le=10)] = 6
+    uart: bool = False
 
 
 class Serial(_Strict):
@@ -57,18 +61,20 @@ class Board(_Strict):
     """A board that firmware can be built for and run on: an emulated one (`qemu`), a real one
     (`serial`), or a process on this computer (target "host"), linked by pipes or a serial line.
 
-    `folder` is where its file lies.
+    `zephyr` is what Zephyr calls a board that it brings up: link and memory are Zephyr's then, and
+    `clock_hz` is the rate of the kernel's cycles. `folder` is where the board's file lies.
     """
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
     description: Annotated[str, Field(pattern=r"^[^\n*/]+$")]
     target: str
     clock_hz: Annotated[int, Field(gt=0, lt=2**32)]
     stack_bytes: Annotated[int, Field(ge=512, multiple_of=8)]
     flash: Memory | None = None
-    ram: Memory
+    ram: Memory | None = None
     qemu: Qemu | None = None
     serial: Serial | None = None
+    zephyr: Annotated[str, Field(pattern=ZEPHYR_NAME)] | None = None
     folder: Path | None = None
 
     @field_validator("target")
@@ -83,25 +89,31 @@ class Board(_Strict):
     @model_validator(mode="after")
     def _can_be_started(self) -> Board:
         if self.target == HOST:
-            if self.qemu or self.flash:
-                raise ValueError("a process on this computer has no qemu and no flash")
-        elif self.flash is None:
+            if self.qemu or self.flash or self.zephyr:
+                raise ValueError("a process on this computer has no qemu, no flash and no Zephyr")
+        elif self.flash is None and not self.zephyr:
             raise ValueError("flash: Field required")
         elif (self.qemu is None) == (self.serial is None):
             raise ValueError("either qemu or serial is needed")
+        if self.ram is None and not self.zephyr:
+            raise ValueError("ram: Field required")
         return self
 
     @property
     def platform(self) -> str:
-        """The kind of firmware project: "host", "qemu" or "serial"."""
+        """The kind of firmware project: "host", "zephyr", "qemu" or "serial"."""
         if self.target == HOST:
             return "host"
+        if self.zephyr:
+            return "zephyr"
         return "qemu" if self.qemu else "serial"
 
     @property
     def unit(self) -> str:
         """What `count` counts."""
-        return {"host": "nanoseconds", "qemu": "instructions", "serial": "cycles"}[self.platform]
+        if self.target == HOST:
+            return "nanoseconds"
+        return "instructions" if self.qemu else "cycles"
 
     def count(self, ticks: int) -> int:
         """Instructions, cycles or nanoseconds since the board's counter was started.

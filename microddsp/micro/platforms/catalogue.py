@@ -6,9 +6,10 @@ from microddsp.errors import BoardError, nearest
 from microddsp.micro.platforms.bare.platform import HOST, QEMU, SERIAL
 from microddsp.micro.platforms.platform import Platform
 from microddsp.micro.platforms.standalone.platform import STANDALONE
+from microddsp.micro.platforms.zephyr.platform import ZEPHYR
 
 PLATFORMS: dict[str, Platform] = {
-    platform.name: platform for platform in (QEMU, HOST, SERIAL, STANDALONE)
+    platform.name: platform for platform in (QEMU, HOST, SERIAL, ZEPHYR, STANDALONE)
 }
 
 

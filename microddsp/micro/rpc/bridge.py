@@ -1,14 +1,15 @@
 """Between TVM's stock client and a device. A child process of `rpc.CreatePipeClient`.
 
     python -S -E bridge.py STATUS_FD TIMEOUT_S spawn COMMAND... READ_FD WRITE_FD
+    python -S -E bridge.py STATUS_FD TIMEOUT_S uart COMMAND... READ_FD WRITE_FD
     python -S -E bridge.py STATUS_FD TIMEOUT_S serial PATH BAUD BREAK READ_FD WRITE_FD
 
-TVM appends the last two. An emulator, or a process that is the device, is started with two pipes;
-a board is reached over a serial line. The client trusts its peer: it waits for ever and knows no
-broken device. So this process holds whole packets, and where the device died or does not answer
-within the time it sends an RPC exception in its place, now and for every later request. It ends
-with the client, and the emulator ends with it. STATUS_FD tells how it started, then the device's
-log lines. Standard library only: it starts within milliseconds.
+TVM appends the last two. An emulator, or a process that is the device, is started with two pipes,
+or with a socket to its UART; a board is reached over a serial line. The client trusts its peer: it
+waits for ever and knows no broken device. So this process holds whole packets, and where the device
+died or does not answer within the time it sends an RPC exception in its place, now and for every
+later request. It ends with the client, and the emulator ends with it. STATUS_FD tells how it
+started, then the device's log lines. Standard library only: it starts within milliseconds.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import re
 import resource
 import select
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -41,6 +43,7 @@ CHUNK = 1 << 16
 # Starting the emulator may take this long on a busy computer, whatever the device's own limit is.
 START_S = 20.0
 LINE_START_S = 5.0
+EMULATED_BAUD = 115_200  # an emulated UART is not slower, whatever its rate is called
 PARENT_CHECK_S = 1.0
 FAULT = re.compile(r"DeviceFault: [^\n]*")  # the firmware's own last words
 REGISTER = re.compile(r"(R1[345])=([0-9a-f]{8})")  # of the emulator's
@@ -71,30 +74,26 @@ class Packets:
         return found
 
 
-class Device:
-    """An emulator, or a process that is the device, with its two pipes."""
+class Program:
+    """An emulator, or a process that is the device, and what it says."""
 
-    def __init__(self, command: list[str]) -> None:
-        from_us, self.to_device = os.pipe()
-        self.from_device, to_us = os.pipe()
+    def __init__(self, command: list[str], descriptors: dict[int, int]) -> None:
+        """`descriptors`: what it has as which number; they are its own then."""
         self.words, their_words = os.pipe()
-        os.dup2(from_us, LINK_IN)
-        os.dup2(to_us, LINK_OUT)
+        for theirs, ours in descriptors.items():
+            os.dup2(ours, theirs)
+            os.close(ours)
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=their_words,
             stderr=their_words,
-            pass_fds=(LINK_IN, LINK_OUT),
+            pass_fds=tuple(descriptors),
             preexec_fn=_die_with_parent,
         )
-        for fd in (from_us, to_us, their_words, LINK_IN, LINK_OUT):
+        for fd in (their_words, *descriptors):
             os.close(fd)
-        for fd in (self.to_device, self.from_device, self.words):
-            os.set_blocking(fd, False)
-        self.start_s = START_S
-        self.moved = 0  # bytes that went over the link, either way
-        self._outgoing = bytearray()
+        os.set_blocking(self.words, False)
         emulated = os.path.basename(command[0]).startswith("qemu")
         self._level = DEBUG if emulated else INFO  # what an emulator says is not the device's
         self._said = b""
@@ -103,38 +102,6 @@ class Device:
     @property
     def process_id(self) -> int:
         return self.process.pid
-
-    def send(self, packet: bytes) -> None:
-        self._outgoing += packet
-
-    def wants_to_write(self) -> bool:
-        return bool(self._outgoing)
-
-    def write(self) -> None:
-        try:
-            written = os.write(self.to_device, self._outgoing[:CHUNK])
-        except OSError:
-            return  # it is gone: reading from it says so
-        del self._outgoing[:written]
-        self.moved += written
-
-    def read(self) -> bytes | None:
-        """What the device sent; None when it is gone."""
-        try:
-            data = os.read(self.from_device, CHUNK)
-        except BlockingIOError:
-            return b""
-        self.moved += len(data)
-        return data or None
-
-    def deadline(self) -> float | None:
-        return None
-
-    def tick(self) -> None:
-        pass
-
-    def answer_is_due(self, due: bool) -> None:
-        pass
 
     def stop(self) -> int:
         """End the emulator; its exit status."""
@@ -174,22 +141,65 @@ class Device:
         return f"{lost}: {told}" if told else lost
 
 
+class Device(Program):
+    """An emulator, or a process that is the device, with its two pipes."""
+
+    def __init__(self, command: list[str]) -> None:
+        from_us, self.to_device = os.pipe()
+        self.from_device, to_us = os.pipe()
+        super().__init__(command, {LINK_IN: from_us, LINK_OUT: to_us})
+        for fd in (self.to_device, self.from_device):
+            os.set_blocking(fd, False)
+        self.start_s = START_S
+        self.moved = 0  # bytes that went over the link, either way
+        self._outgoing = bytearray()
+
+    def send(self, packet: bytes) -> None:
+        self._outgoing += packet
+
+    def wants_to_write(self) -> bool:
+        return bool(self._outgoing)
+
+    def write(self) -> None:
+        try:
+            written = os.write(self.to_device, self._outgoing[:CHUNK])
+        except OSError:
+            return  # it is gone: reading from it says so
+        del self._outgoing[:written]
+        self.moved += written
+
+    def read(self) -> bytes | None:
+        """What the device sent; None when it is gone."""
+        try:
+            data = os.read(self.from_device, CHUNK)
+        except BlockingIOError:
+            return b""
+        self.moved += len(data)
+        return data or None
+
+    def deadline(self) -> float | None:
+        return None
+
+    def tick(self) -> None:
+        pass
+
+    def answer_is_due(self, due: bool) -> None:
+        pass
+
+
 class Line:
-    """A board on a serial port."""
+    """A board at the other end of a serial line."""
 
     process_id = 0
     words = -1
+    start_s = LINE_START_S
 
-    def __init__(self, path: str, baud: int, break_resets: bool) -> None:
+    def __init__(self, fd: int, baud: int) -> None:
         from microddsp.micro.rpc.frames import Frames
 
-        self.from_device = self.to_device = _open_port(path, baud)
-        if break_resets:
-            termios.tcsendbreak(self.to_device, 0)
-        termios.tcflush(self.to_device, termios.TCIOFLUSH)
+        self.from_device = self.to_device = fd
         session = int.from_bytes(os.urandom(2), "little") or 1
         self._frames = Frames(session, baud, time.monotonic())
-        self.start_s = LINE_START_S
 
     @property
     def moved(self) -> int:
@@ -240,6 +250,59 @@ class Line:
         if self._frames.lost:
             return "DeviceReset: the device was reset"
         return "DeviceLost: the device stopped (its serial port is gone)"
+
+
+class EmulatedLine(Line):
+    """The UART of an emulator, at the other end of a socket.
+
+    What is sent before the firmware listens may stay in the emulator until something else happens,
+    which may be never: the firmware's first byte is waited for.
+    """
+
+    start_s = START_S
+
+    def __init__(self, command: list[str]) -> None:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        self._program = Program(command, {LINK_IN: theirs.detach()})
+        self.words = self._program.words
+        self.process_id = self._program.process_id
+        super().__init__(ours.detach(), EMULATED_BAUD)
+        self._listens = False
+
+    def wants_to_write(self) -> bool:
+        return self._listens and super().wants_to_write()
+
+    def read(self) -> bytes | None:
+        self._listens = True
+        return super().read()
+
+    def deadline(self) -> float | None:
+        return super().deadline() if self._listens else None
+
+    def tick(self) -> None:
+        if self._listens:
+            super().tick()
+
+    def stop(self) -> int:
+        super().stop()
+        return self._program.stop()
+
+    def lines(self) -> list[tuple[int, str]]:
+        return self._program.lines()
+
+    def epitaph(self) -> str:
+        if self._frames.lost:
+            return super().epitaph()
+        return self._program.epitaph()
+
+
+def _open_line(path: str, baud: int, break_resets: bool) -> Line:
+    fd = _open_port(path, baud)
+    if break_resets:
+        termios.tcsendbreak(fd, 0)
+    termios.tcflush(fd, termios.TCIOFLUSH)
+    return Line(fd, baud)
 
 
 def _open_port(path: str, baud: int) -> int:
@@ -434,10 +497,12 @@ def main(arguments: list[str]) -> None:
 
 
 def _start(kind: str, arguments: list[str]) -> Device | Line:
-    if kind == "serial":
-        sys.path.insert(0, str(Path(__file__).parents[3]))
-        return Line(arguments[0], int(arguments[1]), arguments[2] == "yes")
-    return Device(arguments)
+    if kind == "spawn":
+        return Device(arguments)
+    sys.path.insert(0, str(Path(__file__).parents[3]))  # for the frames
+    if kind == "uart":
+        return EmulatedLine(arguments)
+    return _open_line(arguments[0], int(arguments[1]), arguments[2] == "yes")
 
 
 if __name__ == "__main__":
