@@ -154,7 +154,7 @@ def compiled(
     model = microddsp.compile(module, x[:, :block], target=target, name="m")
     scale = np.abs(exact).max()
     # The rule for floats: 1e-5 of the largest value, or what float32 itself is off by, times four:
-    # PyTorch's is one draw of a random error (a high-pass at 60 Hz in direct form was 2.3 times it).
+    # PyTorch's is one draw of a random error (a high-pass in direct form was 2.3 times it).
     tolerance = max(1e-5 * scale, 4.0 * np.abs(expected - exact).max())
     return model, x.numpy(), Expected(exact, float(tolerance))
 
