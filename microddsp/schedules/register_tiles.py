@@ -26,10 +26,10 @@ def tiled(schedule: s_tir.Schedule, block: SBlockRV) -> s_tir.Schedule | None:
     The terms of each sum keep their order: results are those of plain loops, bit for bit. What
     uses the sums one by one is computed before they leave the registers.
     """
-    schedule = schedule.copy()
     found = _loops(schedule, block)
     if found is None:
         return None
+    schedule = schedule.copy()  # so that nothing is half done where a step is refused
     results, terms = found
     tile = _tile([_extent(schedule, loop) for loop in results])
     try:

@@ -1,16 +1,15 @@
 /* Link of a process on this computer: two pipes that it inherits.
  * SPDX-License-Identifier: Apache-2.0 */
-#include <string.h>
 #include <unistd.h>
 
 #include "board.h"
-#include "port.h"
+#include "port_buffer.h"
 
 #define BUFFER_BYTES 65536u
 #define LINK_LOST 4
 
-static uint8_t buffer[BUFFER_BYTES];
-static size_t buffered;
+uint8_t port_buffer[BUFFER_BYTES];
+const size_t port_buffer_bytes = BUFFER_BYTES;
 
 void port_run(void (*serve)(void))
 {
@@ -31,8 +30,9 @@ int port_read(void *destination, size_t nbytes)
     return 0;
 }
 
-static void send(const uint8_t *bytes, size_t nbytes)
+void port_send(const void *source, size_t nbytes)
 {
+    const uint8_t *bytes = source;
     while (nbytes != 0u) {
         const ssize_t written = write(BOARD_LINK_OUT, bytes, nbytes);
         if (written <= 0) {
@@ -41,23 +41,4 @@ static void send(const uint8_t *bytes, size_t nbytes)
         bytes += written;
         nbytes -= (size_t)written;
     }
-}
-
-void port_write(const void *source, size_t nbytes)
-{
-    if (nbytes > BUFFER_BYTES - buffered) {
-        port_flush();
-    }
-    if (nbytes > BUFFER_BYTES) {
-        send(source, nbytes);
-    } else {
-        (void)memcpy(&buffer[buffered], source, nbytes);
-        buffered += nbytes;
-    }
-}
-
-void port_flush(void)
-{
-    send(buffer, buffered);
-    buffered = 0u;
 }

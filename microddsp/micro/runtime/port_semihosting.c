@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "board.h"
-#include "port.h"
+#include "port_buffer.h"
 #include "port_internal.h"
 
 enum semihosting {
@@ -23,8 +23,8 @@ extern uint8_t _heap_end[];
 
 static uint32_t host_in;
 static uint32_t host_out;
-static uint8_t buffer[BUFFER_BYTES];
-static size_t buffered;
+uint8_t port_buffer[BUFFER_BYTES];
+const size_t port_buffer_bytes = BUFFER_BYTES;
 
 static uint32_t semihosting(enum semihosting operation, const uint32_t *arguments)
 {
@@ -81,31 +81,12 @@ int port_read(void *destination, size_t nbytes)
     return 0;
 }
 
-static void send(const void *source, size_t nbytes)
+void port_send(const void *source, size_t nbytes)
 {
     const uint32_t arguments[3] = {host_out, (uintptr_t)source, nbytes};
     if ((nbytes != 0u) && (semihosting(SYS_WRITE, arguments) != 0u)) {
         port_exit(PORT_LINK_LOST);
     }
-}
-
-void port_write(const void *source, size_t nbytes)
-{
-    if (nbytes > BUFFER_BYTES - buffered) {
-        port_flush();
-    }
-    if (nbytes > BUFFER_BYTES) {
-        send(source, nbytes);
-    } else {
-        (void)memcpy(&buffer[buffered], source, nbytes);
-        buffered += nbytes;
-    }
-}
-
-void port_flush(void)
-{
-    send(buffer, buffered);
-    buffered = 0u;
 }
 
 void port_heap(uint8_t **base, size_t *nbytes)

@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 # File descriptors that the emulator inherits: above those that QEMU opens itself.
 LINK_IN = 50
 LINK_OUT = 51
+_BUFFER = ("port_buffer.h", "port_buffer.c")
 _PROTECTION = ("port_internal.h", "port_protect.c")
 _CORTEX_M = (*_PROTECTION, "faults.c", "port_systick.c", "startup.c", "stdio.c")
 _PLATFORM = {
-    "qemu": (*_CORTEX_M, "port_semihosting.c"),
+    "qemu": (*_CORTEX_M, *_BUFFER, "port_semihosting.c"),
     "serial": (*_CORTEX_M, "port_serial.c"),
     "host": (*_PROTECTION, "port_posix.c"),
 }
@@ -49,7 +50,7 @@ def project_files(
     if board.serial:
         files |= runtime_files(FRAME_FILES) | _driver(board)
     elif board.platform == "host":
-        files |= runtime_files(["port_pipe.c"])
+        files |= runtime_files([*_BUFFER, "port_pipe.c"])
     pieces: dict[str, tuple[str, ...]] = {}
     for model in models:
         sources, found = instrument(model) if profile else (model.sources, ())

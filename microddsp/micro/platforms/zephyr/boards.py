@@ -6,6 +6,7 @@ import re
 import tomllib
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from microddsp.errors import BoardError
 from microddsp.micro.boards import HOST, ZEPHYR_NAME, Board, Qemu, Serial, find_board
@@ -17,15 +18,21 @@ _STACK_BYTES = 4096
 @cache
 def emulated_boards() -> dict[str, Board]:
     """By Zephyr's names. `target` is what a model is best compiled for."""
-    data = tomllib.loads(Path(__file__).with_name("boards.toml").read_text())
-    return {name: _read(name, **entry) for name, entry in sorted(data.items())}
+    found = {}
+    for name, entry in sorted(_entries().items()):
+        found[name] = _read(name, **{key: v for key, v in entry.items() if key != "slow_mpu"})
+    return found
 
 
 @cache
 def boards_with_slow_mpu() -> frozenset[str]:
     """Emulated boards whose memory protection unit is not worth its time."""
-    data = tomllib.loads(Path(__file__).with_name("boards.toml").read_text())
-    return frozenset(name for name, entry in data.items() if entry.get("slow_mpu"))
+    return frozenset(name for name, entry in _entries().items() if entry.get("slow_mpu"))
+
+
+@cache
+def _entries() -> dict[str, dict[str, Any]]:
+    return tomllib.loads(Path(__file__).with_name("boards.toml").read_text())
 
 
 def _read(
@@ -35,7 +42,6 @@ def _read(
     clock_hz: int,
     machine: str,
     icount_shift: int = 6,
-    slow_mpu: bool = False,
 ) -> Board:
     return Board(
         name=name,
