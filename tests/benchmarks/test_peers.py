@@ -1,4 +1,4 @@
-"""The other libraries' code is what the frame of the jobs expects; no library is needed for that."""
+"""The other libraries' code is what the frame of the jobs expects; that needs no library."""
 
 from __future__ import annotations
 
