@@ -40,6 +40,7 @@ bench: setup
 	-@command -v faust >/dev/null || tools/packages.sh peers
 	@echo '== device'; OMP_NUM_THREADS=1 $(PYTHON_VENV) -m benchmarks.device
 	@echo '== training'; OMP_NUM_THREADS=1 $(PYTHON_VENV) -m benchmarks.training
+	@echo '== link'; OMP_NUM_THREADS=1 $(PYTHON_VENV) -m benchmarks.link
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis ./*.egg-info
