@@ -21,7 +21,8 @@ class Unit:
 
     `path` is the module's, `kind` its class, or the operator's name; `operators` what it was
     traced to. `inputs` are indices of units before this one, `shape` is that of its result for
-    one block, `states` names of its members in the state struct.
+    one block, `states` names of its members in the state struct. `per_block` is how many samples
+    or frames of it a block has; None for what is no stream.
     """
 
     path: str
@@ -31,6 +32,7 @@ class Unit:
     shape: tuple[int, ...] = ()
     dtype: str = "float32"
     states: tuple[str, ...] = ()
+    per_block: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import tvm
 from torch import Tensor, fx, nn
 
 from microddsp.dsp.block import Block
+from microddsp.frontend.time_kinds import FRAMES, KIND, TIME, shape_of
 from microddsp.outline import INPUT, Unit
 
 RESULT = "microddsp.result"
@@ -100,7 +101,9 @@ def _unit(
     states: Mapping[str, str],
 ) -> Unit:
     inputs = {unit[n] for node in nodes for n in node.all_input_nodes if n in unit}
-    read = {states[n.name]: None for node in nodes for n in node.all_input_nodes if n.name in states}
+    read = {
+        states[n.name]: None for node in nodes for n in node.all_input_nodes if n.name in states
+    }
     named = [n for n in nodes if n.target is not operator.getitem]
     names = [str(getattr(n.target, "__name__", n.target)).split(".")[0] for n in named]
     made = _value(nodes, unit, index)
@@ -109,19 +112,29 @@ def _unit(
         kind=kind,
         operators=tuple(dict.fromkeys(names)) if kind != INPUT else (),
         inputs=tuple(sorted(i for i in inputs if i < index)),
-        shape=tuple(int(d) for d in made.shape) if made is not None else (),
-        dtype=str(made.dtype).removeprefix("torch.") if made is not None else "float32",
+        shape=shape_of(made) if made is not None else (),
+        dtype=_dtype(made) if made is not None else "float32",
         states=tuple(read),
+        per_block=_per_block(made) if made is not None else None,
     )
 
 
-def _value(nodes: Sequence[fx.Node], unit: Mapping[fx.Node, int], index: int) -> Tensor | None:
+def _dtype(node: fx.Node) -> str:
+    return str(node.meta["val"].dtype).removeprefix("torch.")
+
+
+def _per_block(node: fx.Node) -> int | None:
+    axis = {TIME: -1, FRAMES: 0}.get(node.meta.get(KIND, ""))
+    return None if axis is None else shape_of(node)[axis]
+
+
+def _value(nodes: Sequence[fx.Node], unit: Mapping[fx.Node, int], index: int) -> fx.Node | None:
     """What a unit hands on: the tensor that others read, or the last one."""
     tensors = [n for n in nodes if isinstance(n.meta.get("val"), Tensor)]
     read = [n for n in tensors if any(unit.get(u, index) != index for u in n.users)]
     items = [n for n in tensors if n.target is operator.getitem and n.args[1] == 0]
     chosen = (read or items or tensors)[-1:]
-    return chosen[0].meta["val"] if chosen else None
+    return chosen[0] if chosen else None
 
 
 def binding_units(main: Any, nodes: Any, unit: Mapping[fx.Node, int]) -> list[int | None]:
