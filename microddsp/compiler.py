@@ -20,7 +20,7 @@ from microddsp.micro.aot.source import StateMember, render
 from microddsp.micro.package.model import CompiledModel
 from microddsp.micro.package.names import is_model_name
 from microddsp.micro.targets import Target, find_target
-from microddsp.outline import KernelCall, Outline, StateField
+from microddsp.outline import INPUT, KernelCall, Outline, StateField
 from microddsp.schedules.decode_inputs import decode_inputs
 from microddsp.schedules.graph import operator_name
 from microddsp.schedules.pass_options import PassOptions, pass_context
@@ -259,7 +259,8 @@ def _outline(
     units: Sequence[tuple[int, ...]],
     members: Sequence[StateMember],
 ) -> Outline:
-    left = list(units)
+    inputs = {i for i, unit in enumerate(captured.units) if unit.kind == INPUT}
+    left = [tuple(i for i in numbers if i not in inputs) for numbers in units]
     calls = tuple(
         KernelCall(
             call.kernel.name if call.kernel else "",

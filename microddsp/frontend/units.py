@@ -14,7 +14,7 @@ from microddsp.frontend.time_kinds import FRAMES, KIND, TIME, shape_of
 from microddsp.outline import INPUT, Unit
 
 RESULT = "microddsp.result"
-_MOVES = ("view", "clone", "unsqueeze", "squeeze", "expand", "alias", "_to_copy", "permute")
+_MOVES = ("view", "clone", "unsqueeze", "squeeze", "alias")
 
 
 def units_of(
@@ -106,7 +106,7 @@ def _unit(
     }
     named = [n for n in nodes if n.target is not operator.getitem]
     names = [str(getattr(n.target, "__name__", n.target)).split(".")[0] for n in named]
-    made = _value(nodes, unit, index)
+    made = nodes[0] if kind == INPUT else _value(nodes, unit, index)
     return Unit(
         path=path,
         kind=kind,

@@ -1,5 +1,5 @@
-"""One page on a compiled model: what it needs, where the time goes, what it hears, how exact it is."""
+"""One page on a compiled model: what it needs, where time goes, what it hears, how exact it is."""
 
-from microddsp.reporting.report import Report, report
+from microddsp.reporting.document import Report, report
 
 __all__ = ["Report", "report"]

@@ -11,6 +11,7 @@ from microddsp.budget import LoadLimit, used_of
 from microddsp.errors import BoardError, CompileError
 from microddsp.micro.boards import Board, find_board
 from microddsp.micro.cycles.load import MODELLED, noise_blocks
+from microddsp.micro.timing import FunctionTime
 from microddsp.signature import Signature
 from microddsp.verification import VerificationReport, compare
 
@@ -97,16 +98,16 @@ def _memory(model: CompiledModel) -> Data:
         memory = model.memory
     except BoardError as error:
         return data | {"missing": error.message}
+    largest = sorted(memory.symbols.items(), key=lambda item: (-item[1], item[0]))
     rows = [
-        {"name": name, "nbytes": size, "section": memory.placed[name]}
-        for name, size in memory.symbols.items()
+        {"name": name, "nbytes": size, "section": memory.placed[name]} for name, size in largest
     ]
     return data | {
         "flash_bytes": memory.flash_bytes,
         "stack_bytes": memory.stack_bytes,
         "outside": list(memory.outside),
         "sections": dict(memory.sections),
-        "symbols": sorted(rows, key=lambda row: (-row["nbytes"], row["name"])),
+        "symbols": rows,
     }
 
 
@@ -141,10 +142,19 @@ def _on_board(
             "count": blocks[worst],
             "over_median": blocks[worst] / timing.count_median if timing.count_median else None,
         },
-        "kernels": [kernel.to_json() for kernel in kernels],
+        "kernels": [kernel.to_json() | {"call": call} for kernel, call in _calls(model, kernels)],
         "stack_used_bytes": stack,
     }
     return measured, checked
+
+
+def _calls(
+    model: CompiledModel, kernels: Sequence[FunctionTime]
+) -> list[tuple[FunctionTime, int | None]]:
+    """The call that each part of a profile is of; None for the rest of `process`."""
+    calls = len(model.outline.calls) if model.outline else 0
+    fits = len(kernels) == calls + 1
+    return [(k, i if fits and i < calls else None) for i, k in enumerate(kernels)]
 
 
 def _load(
@@ -183,7 +193,7 @@ def _load(
         # the worst block's instructions, each as dear as those of a block of noise
         if measured["unit"] == "instructions":
             scale = measured["worst"]["count"] / load.instructions
-            data["worst_share"] = data["share"] * scale
+            data["worst_share"] = data["share"] * max(1.0, scale)
     return data
 
 

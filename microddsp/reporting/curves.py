@@ -11,7 +11,7 @@ from markupsafe import Markup
 from microddsp.reporting.marks import COLOURS, element, hertz, picture, steps, text
 
 Data = Mapping[str, Any]
-WIDTH, _HEIGHT, _LEFT, _TOP = 530.0, 200.0, 56.0, 12.0
+WIDTH, _HEIGHT, _LEFT, _TOP = 530.0, 210.0, 56.0, 20.0
 _LOWEST_DB = 80.0
 
 
@@ -74,7 +74,16 @@ def _curves(
                 stroke_width=2 if len(curves) <= 8 else 1.2,
             )
         )  # fmt: skip
-    parts.append(text(_LEFT + 6, _TOP + 12, unit, class_="soft", font_size=11))
+    parts.append(
+        text(
+            _LEFT - 7,
+            11,
+            unit,
+            class_="soft",
+            font_size=11,
+            text_anchor="end" if unit == "dB" else None,
+        )
+    )
     return picture(WIDTH, _HEIGHT, parts, f"{response['path']}, {unit}")
 
 

@@ -39,7 +39,9 @@ def element(tag: str, content: str = "", **attributes: object) -> Markup:
 
 def text(x: float, y: float, words: str, *, width: float | None = None, **given: object) -> Markup:
     """Words, cut to `width` pixels; the whole is then shown by the pointer."""
-    size = float(str(given.get("font_size", 12)))
+    size = float(str(given.pop("font_size", 12)))
+    if size != 12:
+        given["style"] = f"font-size:{size:g}px"  # an attribute would yield to the style sheet
     shown = words if width is None else fitting(words, width, size)
     inner = escape(shown) + (element("title", words) if shown != words else Markup(""))
     return element("text", inner, x=x, y=y, **given)
@@ -101,7 +103,7 @@ def seconds(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
+    return f"{100 * share:.3g} %" if share >= 0.001 else f"{100 * share:.2g} %"
 
 
 def steps(low: float, high: float, most: int) -> list[float]:

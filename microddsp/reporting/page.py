@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,6 @@ def render(data: Data) -> str:
         unseen=len(data["responses"]) - len(heard),
         sections=_sections(memory),
         symbols=_symbols(memory),
-        kernel_colours=_kernel_colours(calls),
     )
 
 
@@ -58,6 +57,7 @@ def _template() -> jinja2.Template:
         "bytes": nbytes,
         "count": count,
         "hertz": hertz,
+        "colour": colour,
         "percent": percent,
         "seconds": seconds,
     }
@@ -97,14 +97,15 @@ def _cards(data: Data) -> list[dict[str, str]]:
     if time:
         worst = time["worst"]
         card(
-            f"{time['unit'].capitalize()} a block",
+            time["unit"].capitalize(),
             count(time["median"]),
-            f"worst {count(worst['count'])}, block {worst['index']}",
+            f"a block; worst {count(worst['count'])}, block {worst['index']}",
         )
     if data["latency"]:
         late = data["latency"]
-        value = seconds(late["seconds"]) if late["seconds"] else f"{late['samples']:.4g} samples"
-        card("Latency", value, f"{late['samples']:.4g} samples, the block's own wait included")
+        value = seconds(late["seconds"]) if late["seconds"] else f"{late['samples']:.4g}"
+        number = f"{late['samples']:.4g} " if late["seconds"] else ""
+        card("Latency", value, f"{number}samples, the block's own wait included")
     card(*_error_card(data["verification"]))
     return cards
 
@@ -130,9 +131,9 @@ def _error_card(verification: Data | None) -> tuple[str, str, str, str, str]:
 
 def _sections(memory: Data) -> list[dict[str, Any]]:
     """Sections by what they are, each with what its symbols take and what is left."""
-    kinds = {"code": 0, "tables": 0, "data": 0, "bss": 0}
+    kinds = {"text": 0, "rodata": 0, "data": 0, "bss": 0}
     for name, size in memory.get("sections", {}).items():
-        kind = "code" if ".text" in name else "bss" if name.startswith(".bss") else "tables"
+        kind = "text" if ".text" in name else "bss" if name.startswith(".bss") else "rodata"
         kinds["data" if name.startswith(".data") else kind] += size
     whole = max(1, sum(kinds.values()))
     return [
@@ -155,12 +156,3 @@ def _symbols(memory: Data) -> list[dict[str, Any]]:
         shown.append({"name": "without a symbol", "section": "", "nbytes": left})
     largest = max((r["nbytes"] for r in shown), default=1)
     return [row | {"share": row["nbytes"] / max(largest, 1)} for row in shown]
-
-
-def _kernel_colours(calls: Sequence[Data]) -> dict[str, str]:
-    """Colours of kernels in the picture of the pipeline: that of their first call."""
-    found: dict[str, str] = {}
-    for i, call in enumerate(calls):
-        if call["kernel"]:
-            found.setdefault(call["kernel"], colour(i))
-    return found

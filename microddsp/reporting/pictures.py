@@ -7,7 +7,6 @@ from typing import Any
 
 from markupsafe import Markup
 
-from microddsp.outline import INPUT
 from microddsp.reporting.marks import (
     binary_steps,
     colour,
@@ -26,7 +25,7 @@ Data = Mapping[str, Any]
 WIDTH = 1080.0
 # More rows or bars than these nobody reads; the JSON has all.
 MOST_UNITS, MOST_BARS = 250, 540
-_ROW = 34.0
+_ROW, _BOX = 36.0, 26.0
 
 
 def pipeline_picture(graph: Data, model: str) -> Markup:
@@ -35,7 +34,7 @@ def pipeline_picture(graph: Data, model: str) -> Markup:
     made = {unit["unit"]: unit["name"] for unit in graph["outputs"]}
     rails = _rails(units)
     left = 26.0 + 12.0 * max((rail for _, _, rail in rails), default=0)
-    box, right = 340.0, left + 340.0 + 250.0
+    box, right = 320.0, left + 320.0 + 240.0
     parts = [_edge(first, last, rail, left) for first, last, rail in rails]
     parts += [
         _unit_row(i, unit, left, box, made.get(i, ""), graph["calls"])
@@ -52,7 +51,8 @@ def _y(row: int) -> float:
 
 def _rails(units: Sequence[Data]) -> list[tuple[int, int, int]]:
     """(from, to, rail) of every arrow; rail 0 goes straight down to the next row."""
-    found, busy = [], []
+    found: list[tuple[int, int, int]] = []
+    busy: list[int] = []
     edges = sorted((i, j) for j, unit in enumerate(units) for i in unit["inputs"] if i < len(units))
     for first, last in edges:
         if last == first + 1:
@@ -65,11 +65,11 @@ def _rails(units: Sequence[Data]) -> list[tuple[int, int, int]]:
 
 
 def _edge(first: int, last: int, rail: int, left: float) -> Markup:
-    top, bottom = _y(first) + 28.0, _y(last)
+    top, bottom = _y(first) + _BOX, _y(last)
     if rail == 0:
         x = left + 18.0
         return element("path", d=f"M{x} {top}V{bottom - 1}", class_="edge", marker_end="url(#tip)")
-    x, start, end = left - 8.0 - 12.0 * (rail - 1), _y(first) + 14.0, bottom + 14.0
+    x, start, end = left - 8.0 - 12.0 * (rail - 1), _y(first) + _BOX / 2, bottom + _BOX / 2
     curve = f"M{left} {start}H{x + 6}Q{x} {start} {x} {start + 6}V{end - 6}"
     curve += f"Q{x} {end} {x + 6} {end}H{left - 1}"
     return element("path", d=curve, class_="edge", marker_end="url(#tip)")
@@ -94,33 +94,34 @@ def _unit_row(
     parts = [
         element("title", about),
         element(
-            "rect", x=left, y=y, width=width, height=28.0, rx=6,
+            "rect", x=left, y=y, width=width, height=_BOX, rx=6,
             class_=shades.get(unit["kind"], "unit"),
         ),
     ]  # fmt: skip
     if own:
         parts.append(
-            element("rect", x=left, y=y, width=5.0, height=28.0, rx=2, fill=colour(own[0]))
+            element("rect", x=left, y=y, width=5.0, height=_BOX, rx=2, fill=colour(own[0]))
         )
     room = width - 24.0
     kind_room = min(len(kind) * 7.0, room * 0.5)
-    parts.append(text(left + 14, y + 18.5, name, width=room - kind_room - 8, class_="name"))
+    parts.append(text(left + 14, y + 17.5, name, width=room - kind_room - 8, class_="name"))
     parts.append(
-        text(left + width - 10, y + 18.5, kind, width=room * 0.5, class_="soft", text_anchor="end",
+        text(left + width - 10, y + 17.5, kind, width=room * 0.5, class_="soft", text_anchor="end",
              font_size=11)
     )  # fmt: skip
-    parts.append(text(left + width + 14, y + 18.5, f"{shape}{rate}", width=190.0, class_="mono"))
+    parts.append(text(left + width + 14, y + 17.5, f"{shape}{rate}", width=190.0, class_="mono"))
     if output:
         label = f"→ {output}"
         parts.append(
-            text(left + width + 236, y + 18.5, label, width=110.0, class_="out", text_anchor="end")
+            text(left + width + 228, y + 17.5, label, width=110.0, class_="out", text_anchor="end")
         )
     return group(parts)
 
 
 def _kernel_bars(calls: Sequence[Data], rows: int, left: float, model: str) -> list[Markup]:
     """Each call beside the rows that it computes, in lanes where rows meet."""
-    parts, lanes = [], []
+    parts: list[Markup] = []
+    lanes: list[int] = []
     spans = [(min(c["units"]), max(c["units"]), i) for i, c in enumerate(calls) if c["units"]]
     placed: list[tuple[int, int, int, int]] = []
     for first, last, i in sorted(spans):
@@ -131,16 +132,28 @@ def _kernel_bars(calls: Sequence[Data], rows: int, left: float, model: str) -> l
         placed.append((first, min(last, rows - 1), i, lane))
     width = (WIDTH - left - 4.0) / max(1, len(lanes))
     for first, last, i, lane in placed:
-        top, bottom = _y(first), _y(last) + 28.0
+        top, bottom = _y(first), _y(last) + _BOX
+        beside = [n for a, b, _, n in placed if n > lane and a <= last and first <= b]
         x, name = left + width * lane, calls[i]["kernel"].removeprefix(f"{model}_")
+        room = width * (min(beside, default=len(lanes)) - lane) - 8
         inner = [
             element("title", f"call {i}: {calls[i]['kernel']}\n{', '.join(calls[i]['places'])}"),
-            element("rect", x=x, y=top, width=max(width - 8, 3.0), height=bottom - top, rx=6,
-                    fill=colour(i), fill_opacity="0.16", stroke=colour(i), stroke_opacity="0.7"),
-        ]  # fmt: skip
-        if width > 40:
+            element(
+                "rect",
+                x=x,
+                y=top,
+                width=max(room, 3.0),
+                height=bottom - top,
+                rx=6,
+                fill=colour(i),
+                fill_opacity="0.16",
+                stroke=colour(i),
+                stroke_opacity="0.7",
+            ),
+        ]
+        if room > 40:
             middle = (top + bottom) / 2 + 4
-            inner.append(text(x + 10, middle, name, width=width - 26, class_="name", font_size=11))
+            inner.append(text(x + 10, middle, name, width=room - 18, class_="name", font_size=11))
         parts.append(group(inner))
     return parts
 
@@ -192,7 +205,12 @@ def memory_picture(memory: Data, calls: Sequence[Data], model: str) -> Markup:
             )
         parts.append(group(inner))
     parts += _call_axis(calls, left, wide, top + height, model)
-    return picture(WIDTH, top + height + (64.0 if calls else 20.0), parts, "arena over a block")
+    return picture(
+        WIDTH,
+        top + height + (16.0 if not calls else 30.0 if wide >= 60 else 56.0),
+        parts,
+        "arena over a block",
+    )
 
 
 def _call_axis(
@@ -219,7 +237,8 @@ def _call_axis(
 
 def state_picture(memory: Data) -> Markup:
     """The state struct as one bar: its members in their order."""
-    fields, size = memory["states"], max(memory["state_bytes"], 1)
+    fields = [f for f in memory["states"] if f["nbytes"]]
+    size = max(memory["state_bytes"], 1)
     left, wide = 4.0, WIDTH - 8.0
     head = fields[0]["offset"] if fields else size
     rows = [{"name": "header", "offset": 0, "nbytes": head}, *fields]

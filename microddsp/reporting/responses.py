@@ -26,7 +26,8 @@ _REFUSALS = (MicroddspError, RuntimeError, TypeError, ValueError, IndexError)
 def responses(model: CompiledModel, pipeline: torch.nn.Module) -> list[dict[str, Any]]:
     """One entry for every block that is linear and the same at all times.
 
-    `delay` is the mean group delay in the middle of its band, in samples of its own input;
+    `delay` is the group delay in the middle of its band, in samples of its own input; of several
+    channels the longest;
     `shaped` tells whether there is anything to see.
     """
     outline, signature = model.outline, model.signature
@@ -64,7 +65,7 @@ def _measure(module: Block, before: Unit, rate: float | None) -> dict[str, Any] 
     size = 20 * np.log10(np.maximum(np.abs(spectrum), 10 ** (_FLOOR_DB / 20)))
     return {
         "rate_hz": rate,
-        "delay": float(np.mean(known)) if known else None,
+        "delay": max(known) if known else None,
         "shaped": bool(np.ptp(size[:, chosen], axis=-1).max() > 0.1),
         "frequencies": _rounded(frequencies[chosen]),
         "channels": [

@@ -41,16 +41,20 @@ class Report:
         return render(self.data)
 
     def save(self, path: str | Path) -> None:
-        """Write the page; or the JSON, if the file's name ends with .json.
+        """Write the page.
 
         Raises:
             ArchiveError: The file cannot be written.
         """
-        text = self.json() if Path(path).suffix == ".json" else self.html()
-        try:
-            Path(path).write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise ArchiveError(f"cannot write: {error.strerror}", where=str(path)) from error
+        _write(path, self.html())
+
+    def save_json(self, path: str | Path) -> None:
+        """Write the content for programs.
+
+        Raises:
+            ArchiveError: The file cannot be written.
+        """
+        _write(path, self.json())
 
     def check_budget(self) -> None:
         """Refuse what is larger than the budget, as `compile` does.
@@ -59,6 +63,13 @@ class Report:
             BudgetError: With a table of what takes the room.
         """
         check_budget(self.model, self.limits)
+
+
+def _write(path: str | Path, text: str) -> None:
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ArchiveError(f"cannot write: {error.strerror}", where=str(path)) from error
 
 
 def report(
