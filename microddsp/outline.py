@@ -77,7 +77,7 @@ class Outline:
         """The inverse of `to_json`, strict about types.
 
         Raises:
-            ArchiveError: Something is missing, unknown, of the wrong kind or out of range.
+            ArchiveError: Something is missing, of the wrong kind or out of range.
         """
         from pydantic import TypeAdapter, ValidationError
 

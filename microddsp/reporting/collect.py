@@ -177,6 +177,8 @@ def _load(
             "share": cycles * rate / (block * clock),
             "worst_share": worst * rate / (block * clock),
         }
+    if clock is None:
+        return data | {"missing": "a board, or a budget such as load=50%@64MHz, tells the clock"}
     try:
         load = model.load
         data |= {
@@ -185,15 +187,13 @@ def _load(
             "cycles_low": load.cycles_low,
             "cycles_high": load.cycles_high,
         }
-        if clock is not None:
-            data["share"] = load.share(model.signature, clock)
+        data["share"] = load.share(model.signature, clock)
     except (CompileError, BoardError) as error:
         return data | {"missing": error.message}
-    if data["share"] is not None and measured is not None and load.instructions:
+    if measured is not None and measured["unit"] == "instructions" and load.instructions:
         # the worst block's instructions, each as dear as those of a block of noise
-        if measured["unit"] == "instructions":
-            scale = measured["worst"]["count"] / load.instructions
-            data["worst_share"] = data["share"] * max(1.0, scale)
+        scale = measured["worst"]["count"] / load.instructions
+        data["worst_share"] = data["share"] * max(1.0, scale)
     return data
 
 

@@ -31,12 +31,11 @@ def latency(
     outline, signature = model.outline, model.signature
     if outline is None:
         return None
-    modules = dict(pipeline.named_modules())
+    owners = modules_of(outline, pipeline)
     rows: dict[int, dict[str, Any]] = {}
     unknown = []
     for i, unit in enumerate(outline.units):
-        module = modules.get(unit.path) if unit.path and unit.inputs else None
-        found = _own(module, delays.get(i)) if module is not None else None
+        found = _own(owners[i], delays.get(i)) if i in owners else None
         factor = _factor(outline, i, signature.block)
         if found is not None and found[0] and factor:
             rows[i] = {
@@ -65,6 +64,16 @@ def latency(
             {"name": spec.name, "samples": arrival[i]}
             for spec, i in zip(signature.outputs, outline.outputs, strict=False)
         ],
+    }
+
+
+def modules_of(outline: Outline, pipeline: torch.nn.Module) -> dict[int, torch.nn.Module]:
+    """The module of each unit that is one: neither an input nor an operator in a forward."""
+    known = dict(pipeline.named_modules())
+    return {
+        i: known[unit.path]
+        for i, unit in enumerate(outline.units)
+        if unit.inputs and unit.path in known and type(known[unit.path]).__name__ == unit.kind
     }
 
 

@@ -114,9 +114,7 @@ def _load_card(load: Data) -> tuple[str, str, str]:
     if load["share"] is not None:
         worst = f", worst block {percent(load['worst_share'])}" if load["worst_share"] else ""
         return "Load", percent(load["share"]), f"at {hertz(load['clock_hz'])}{worst}"
-    if load["missing"]:
-        return "Load", "-", "not known"
-    return "Cycles a block", count(load["cycles_high"]), "modelled; a board gives the clock"
+    return "Load", "-", "not known"
 
 
 def _error_card(verification: Data | None) -> tuple[str, str, str, str, str]:

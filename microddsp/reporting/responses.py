@@ -9,6 +9,7 @@ import numpy as np
 from microddsp.dsp.block import Block
 from microddsp.errors import MicroddspError
 from microddsp.outline import Unit
+from microddsp.reporting.latency import modules_of
 from microddsp.responses import group_delay, impulse_response, pass_band
 
 if TYPE_CHECKING:
@@ -33,16 +34,15 @@ def responses(model: CompiledModel, pipeline: torch.nn.Module) -> list[dict[str,
     outline, signature = model.outline, model.signature
     if outline is None:
         return []
-    modules = dict(pipeline.named_modules())
     found = []
-    for i, unit in enumerate(outline.units):
-        module = modules.get(unit.path)
-        if not isinstance(module, Block) or not unit.inputs:
+    for i, module in modules_of(outline, pipeline).items():
+        if not isinstance(module, Block):
             continue
+        unit = outline.units[i]
         before = outline.units[unit.inputs[0]]
-        rate = signature.sample_rate_hz
-        if rate and before.per_block:
-            rate = rate * before.per_block / signature.block
+        rate = module.sample_rate_hz
+        if not rate and signature.sample_rate_hz and before.per_block:
+            rate = signature.sample_rate_hz * before.per_block / signature.block
         measured = _measure(module, before, rate)
         if measured is not None:
             found.append({"unit": i, "path": unit.path, "kind": unit.kind, **measured})
