@@ -275,3 +275,16 @@ def test_mistakes_are_said(
     assert _command(*given) == status
     shown = re.sub(r"[\s│]+", " ", capsys.readouterr().err)
     assert message in shown
+
+
+def test_a_convolution_that_became_products_and_a_sum_is_told_from_its_neighbours() -> None:
+    mixer = torch.nn.Sequential(
+        dsp.Lowpass([300.0, 600.0, 900.0], 2, sample_rate_hz=RATE),
+        dsp.CausalConv1d(3, 1, 1),
+        dsp.Envelope(0.01, 0.05, sample_rate_hz=RATE),
+    )
+    outline = microddsp.compile(mixer, torch.zeros(3, 16), target="host").outline
+    assert outline is not None
+    assert [unit.kind for unit in outline.units[1:]] == ["Lowpass", "CausalConv1d", "Envelope"]
+    assert all(outline.calls_of(i) for i in (1, 2, 3))
+    assert all(call.units for call in outline.calls if call.kernel)
