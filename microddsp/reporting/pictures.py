@@ -80,7 +80,7 @@ def _unit_row(
 ) -> Markup:
     y, own = _y(i), unit["calls"]
     shape = "×".join(map(str, unit["shape"])) or "scalar"
-    rate = f"  {hertz(unit['rate_hz'])}" if unit["rate_hz"] else ""
+    rate = f" · {hertz(unit['rate_hz'])}" if unit["rate_hz"] else ""
     name, kind = unit["path"] or unit["kind"], unit["kind"] if unit["path"] else ""
     about = "\n".join(
         [
