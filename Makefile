@@ -28,11 +28,11 @@ lint: setup
 	$(PYTHON_VENV) -m mypy
 
 test: lint
-	@tools/packages.sh analysis sounds
+	@tools/packages.sh analysis browser sounds
 	$(TEST)
 
 check-full: lint
-	@tools/packages.sh analysis sounds
+	@tools/packages.sh analysis browser sounds
 	$(TEST) -m 'not zephyr and not board and not gpu'
 
 # A peer that cannot be had is left out of the table. The rest needs no rights.

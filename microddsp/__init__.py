@@ -36,6 +36,7 @@ _LAZY = {
     "compile": "microddsp.compiler",
     "load": "microddsp.micro.package.archive",
     "open_board": "microddsp.micro.session",
+    "report": "microddsp.reporting",
     "verify": "microddsp.verification",
     "streaming": "microddsp.dsp.streaming",
     "reset": "microddsp.dsp.streaming",
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from microddsp.dsp.streaming import streaming as streaming
     from microddsp.micro.package.archive import load as load
     from microddsp.micro.session import open_board as open_board
+    from microddsp.reporting import report as report
     from microddsp.verification import verify as verify
 
 __all__ = [
@@ -79,6 +81,7 @@ __all__ = [
     "dsp",
     "load",
     "open_board",
+    "report",
     "reset",
     "step",
     "streaming",

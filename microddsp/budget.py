@@ -76,7 +76,7 @@ def check_budget(model: CompiledModel, limits: Mapping[str, int | LoadLimit]) ->
     """
     rows, over = [], []
     for key, limit in limits.items():
-        used, text = _used(model, key, limit)
+        used, text = used_of(model, key, limit)
         rows.append(f"{key:6} {text}")
         if used > 1:
             over.append(key)
@@ -94,7 +94,7 @@ def check_budget(model: CompiledModel, limits: Mapping[str, int | LoadLimit]) ->
     )
 
 
-def _used(model: CompiledModel, key: str, limit: int | LoadLimit) -> tuple[float, str]:
+def used_of(model: CompiledModel, key: str, limit: int | LoadLimit) -> tuple[float, str]:
     """How much of the limit is used (1 is all), and that in words."""
     if isinstance(limit, LoadLimit):
         load = model.load

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import tvm
@@ -12,16 +13,18 @@ import tvm
 from microddsp.budget import check_budget, read_limits
 from microddsp.errors import CompileError, MicroddspError, ParameterError, nearest
 from microddsp.frontend import capture
+from microddsp.micro.aot.lives import steps
 from microddsp.micro.aot.memory_options import MemoryOptions
 from microddsp.micro.aot.program import Program, build_program
 from microddsp.micro.aot.source import StateMember, render
 from microddsp.micro.package.model import CompiledModel
 from microddsp.micro.package.names import is_model_name
 from microddsp.micro.targets import Target, find_target
+from microddsp.outline import INPUT, KernelCall, Outline, StateField
 from microddsp.schedules.decode_inputs import decode_inputs
 from microddsp.schedules.graph import operator_name
 from microddsp.schedules.pass_options import PassOptions, pass_context
-from microddsp.schedules.pipeline import pipeline
+from microddsp.schedules.pipeline import lower
 from microddsp.signature import INPUT_DTYPES, Input, InputSpec, Signature, TensorSpec
 
 if TYPE_CHECKING:
@@ -103,7 +106,7 @@ def compile(
     with pass_context(passes or PassOptions()), _named_failures():
         graph = decode_inputs(captured.module, formats)
         with tvm.target.Target({"kind": "c", "keys": ["cpu"]}):
-            lowered = pipeline(unroll=unroll)(graph)
+            lowered, units = lower(graph, unroll=unroll)
         program = build_program(
             lowered,
             name,
@@ -142,6 +145,7 @@ def compile(
             (b.name, b.nbytes, program.plan.offsets[b.name], b.first, b.last)
             for b in program.buffers
         ),
+        outline=_outline(captured, program, units, members),
     )
     check_budget(model, limits)
     return model
@@ -187,9 +191,14 @@ def _members(captured: Capture) -> list[StateMember]:
     lines = _states_of(captured, DELAY_LINES)
     counts = _states_of(captured, ("dsp.event_counter",))
     return [
-        StateMember(f"s_{spec.name}", spec.initial, i not in lines, i in counts)
+        StateMember(_member_name(spec.name), spec.initial, i not in lines, i in counts)
         for i, spec in enumerate(captured.states)
     ]
+
+
+def _member_name(state: str) -> str:
+    """What a state is called in the struct."""
+    return f"s_{state}"
 
 
 def _states_of(captured: Capture, operators: Sequence[str]) -> set[int]:
@@ -244,11 +253,43 @@ def _raw(spec: TensorSpec, fmt: Input) -> InputSpec:
     )
 
 
+def _outline(
+    captured: Capture,
+    program: Program,
+    units: Sequence[tuple[int, ...]],
+    members: Sequence[StateMember],
+) -> Outline:
+    inputs = {i for i, unit in enumerate(captured.units) if unit.kind == INPUT}
+    left = [tuple(i for i in numbers if i not in inputs) for numbers in units]
+    calls = tuple(
+        KernelCall(
+            call.kernel.name if call.kernel else "",
+            first,
+            last,
+            left.pop(0) if call.kernel else (),
+            tuple(place.key for place in call.arguments),
+        )
+        for call, (first, last) in zip(program.calls, steps(program.calls), strict=True)
+    )
+    fields, _ = _state_layout(members, bool(program.plan.nbytes))
+    owned = [replace(u, states=tuple(map(_member_name, u.states))) for u in captured.units]
+    return Outline(tuple(owned), captured.made_by, calls, fields)
+
+
 def _state_bytes(members: Sequence[StateMember], workspace: bool) -> int:
     """sizeof the state struct on a 32-bit target."""
-    at, widest = 4 + (4 if workspace else 0), 4
+    return _state_layout(members, workspace)[1]
+
+
+def _state_layout(
+    members: Sequence[StateMember], workspace: bool
+) -> tuple[tuple[StateField, ...], int]:
+    """The members of the state struct on a 32-bit target, and its size."""
+    at, widest, fields = 4 + (4 if workspace else 0), 4, []
     for member in members:
         width = member.initial.dtype.itemsize
         widest = max(widest, width)
-        at = -(-at // width) * width + member.elements * width
-    return -(-at // widest) * widest
+        at = -(-at // width) * width
+        fields.append(StateField(member.name, member.elements * width, at))
+        at += member.elements * width
+    return tuple(fields), -(-at // widest) * widest

@@ -129,6 +129,30 @@ def verify(
         SignalError: The signals do not fit the model.
         BoardError: The board cannot be used.
     """
+    report = compare(pipeline, model, *inputs, board=board, tolerance=tolerance, locate=locate)
+    if not report.passed:
+        raise VerificationError(
+            str(report),
+            hint="" if locate else "locate=True names the first sample that differs",
+        )
+    return report
+
+
+def compare(
+    pipeline: torch.nn.Module,
+    model: CompiledModel,
+    *inputs: Array,
+    board: str | Board | BoardSession | None = None,
+    tolerance: float | None = None,
+    locate: bool = False,
+) -> VerificationReport:
+    """As `verify`, but a difference is in the report only: it is not raised.
+
+    Raises:
+        VerificationError: The pipeline is not what was compiled.
+        SignalError: The signals do not fit the model.
+        BoardError: The board cannot be used.
+    """
     signature = model.signature
     blocks = split_blocks(signature, inputs)
     if not signature.outputs:
@@ -145,7 +169,7 @@ def verify(
         for spec, g, e, o in zip(signature.outputs, got, expected, outputs, strict=True)
         if locate and o.mismatches
     ]
-    report = VerificationReport(
+    return VerificationReport(
         model=model.name,
         board=name,
         blocks=len(blocks),
@@ -153,12 +177,6 @@ def verify(
         counters=counters,
         divergence=min(found, key=lambda d: (d.block, d.index[-1:]), default=None),
     )
-    if not report.passed:
-        raise VerificationError(
-            str(report),
-            hint="" if locate else "locate=True names the first sample that differs",
-        )
-    return report
 
 
 def flatten(structure: OutputStructure, value: Any) -> list[Any]:

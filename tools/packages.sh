@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes sure that the tools outside Python are there, and installs the Debian packages of those
 # that are not. Does nothing, and needs no rights, where all is present.
-# usage: tools/packages.sh [analysis] [firmware] [make] [peers] [sounds] [venv]   (default: firmware)
+# usage: tools/packages.sh [analysis] [browser] [firmware] [make] [peers] [sounds] [venv]   (default: firmware)
 set -euo pipefail
 
 fail() {
@@ -25,6 +25,9 @@ need() { # need PACKAGE CHECK...: asks for PACKAGE unless CHECK succeeds
 for what in "${@:-firmware}"; do
     case "$what" in
         analysis) need cppcheck command -v cppcheck ;;
+        browser)
+            need chromium sh -c 'command -v chromium || command -v chromium-browser || command -v google-chrome'
+            ;;
         firmware)
             need qemu-system-arm command -v qemu-system-arm
             need gcc-arm-none-eabi command -v arm-none-eabi-gcc

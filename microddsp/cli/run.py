@@ -79,7 +79,7 @@ def run_command(
     on_farm = is_farm_address(board)
     model = microddsp.load(archive)
     recording = read_inputs(inputs, model.signature, columns=column or ())
-    signals, dropped = _whole_blocks(model, recording, tail)
+    signals, dropped = whole_blocks(model, recording, tail)
     result: dict[str, Any] = {"model": model.name, "board": board, "dropped_samples": dropped}
     if board in (None, HOST) and not (print_time or profile):
         values = model.run(*signals)
@@ -121,7 +121,7 @@ def run_command(
         _show(result)
 
 
-def _whole_blocks(model: CompiledModel, signals: Arrays, tail: str) -> tuple[Arrays, int]:
+def whole_blocks(model: CompiledModel, signals: Arrays, tail: str) -> tuple[Arrays, int]:
     """Cut what does not fill a last block, and say how many samples that were."""
     if tail == "error":
         return signals, 0

@@ -34,6 +34,9 @@ from microddsp.frontend.scans import keep_samples_last
 from microddsp.frontend.state_lifting import State, lift_states, separate_copies
 from microddsp.frontend.structure import Tapped, check_names, structure_of
 from microddsp.frontend.time_axis import stream_axes
+from microddsp.frontend.units import binding_units, units_of
+from microddsp.outline import Unit
+from microddsp.relax_ops.origins import with_origins
 from microddsp.relax_ops.registry import register_all
 from microddsp.signature import OutputStructure, TensorSpec
 
@@ -48,7 +51,8 @@ class StateSpec:
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """A module as Relax: `main` takes inputs then states, gives outputs then new states."""
+    """A module as Relax: `main` takes inputs then states, gives outputs then new states. Its calls
+    carry the number of the unit that they come from; `made_by` is that of each output."""
 
     module: tvm.IRModule
     inputs: tuple[TensorSpec, ...]
@@ -57,6 +61,8 @@ class Capture:
     structure: OutputStructure
     settle_samples: int
     sample_rate_hz: float | None
+    units: tuple[Unit, ...]
+    made_by: tuple[int, ...]
 
 
 def capture(
@@ -93,9 +99,11 @@ def capture(
     warn_of_imprecision(module)
     axes = stream_axes(program, states)
     keep_samples_last(program)
+    placeholders = {state.placeholder: state.name for state in states}
+    units, made_by, unit = units_of(program, traced, names, placeholders)
     imported = to_relax(program)
     return Capture(
-        module=imported,
+        module=with_origins(imported, binding_units(imported["main"], program.graph.nodes, unit)),
         inputs=tuple(
             TensorSpec(name, tuple(x.shape), _dtype(x))
             for name, x in zip(names, inputs, strict=True)
@@ -105,6 +113,8 @@ def capture(
         structure=structure,
         settle_samples=settle,
         sample_rate_hz=sample_rate(module),
+        units=units,
+        made_by=made_by[: len(structure.names)],
     )
 
 

@@ -16,6 +16,7 @@ from microddsp.errors import UnsupportedOperatorError
 from microddsp.frontend.aten import KERNELS
 from microddsp.frontend.diagnostics import place
 from microddsp.frontend.scans import convert_scan
+from microddsp.frontend.units import RESULT
 from microddsp.relax_ops.registry import call
 from microddsp.schedules.graph import static_shape
 
@@ -207,6 +208,7 @@ def _checked(name: str) -> Callable[[fx.Node, Any], Any]:
     def convert(node: fx.Node, importer: Any) -> Any:
         own = CONVERTERS.get(name)
         made = own(node, importer) if own else importer.create_convert_map()[name](node)
+        node.meta[RESULT] = made
         value, kind = node.meta.get("val"), getattr(made, "ty", None)
         if isinstance(value, torch.Tensor) and isinstance(kind, relax.TensorType):
             wanted = (str(value.dtype).removeprefix("torch."), tuple(value.shape))

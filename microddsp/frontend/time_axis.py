@@ -13,6 +13,7 @@ from microddsp.frontend.state_lifting import State
 from microddsp.frontend.time_kinds import (
     BLOCK,
     FRAMES,
+    KIND,
     LIFTED,
     POINTWISE,
     ROWS,
@@ -53,7 +54,8 @@ _BY_DIM = {
 
 
 def stream_axes(program: torch.export.ExportedProgram, states: Sequence[State]) -> list[int | None]:
-    """The axis along which each output continues from block to block.
+    """The axis along which each output continues from block to block. What each tensor is, is
+    left in the node's `meta`.
 
     Raises:
         CompileError: A layer mixes samples of a stream that it sees only a block of.
@@ -79,6 +81,8 @@ def stream_axes(program: torch.export.ExportedProgram, states: Sequence[State]) 
                 kind = _kind(node, kinds, owners)
             if kind:
                 kinds[node] = kind
+    for node, kind in kinds.items():
+        node.meta[KIND] = kind
     return [_axis(kinds.get(node)) for node in outputs]
 
 

@@ -13,6 +13,7 @@ POINTWISE = torch.Tag.pointwise
 # ROWS: frames flattened with axes after them, as torch does for `Linear`: the first axis counts
 # frames times something. LIFTED: rows under a first axis of one, as in the padding of `stft`.
 TIME, FRAMES, ROWS, LIFTED, BLOCK = "time", "frames", "rows", "lifted", "block"
+KIND = "microddsp.kind"  # of a node, in its `meta`
 VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
 
 

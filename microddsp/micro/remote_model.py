@@ -129,17 +129,8 @@ class RemoteModel:
             SignalError: The signals do not fit the model.
             LinkError: The device stopped or reports an error.
         """
-        blocks = split_blocks(self.signature, inputs, tail)
-        ticks: list[int] = []
-        overhead = 0
-        with self._lock:
-            self.reset()
-            at_once = self._blocks_at_once(4)
-            for i in range(0, len(blocks), at_once):
-                more, overhead = self._link.call(self._time_some, blocks[i : i + at_once])
-                ticks += more
-        empty = self.board.count(overhead)
-        counts = sorted(self.board.count(t) - empty for t in ticks)
+        ticks, overhead = self._ticks(inputs, tail)
+        counts = sorted(self._counts(ticks, overhead))
         middle = float(median(counts))
         return Timing(
             board=self.board.name,
@@ -153,6 +144,32 @@ class RemoteModel:
             seconds_median=self.board.seconds(middle),
             count_per_sample=middle / max(self.signature.block, 1),
         )
+
+    def time_blocks(self, *inputs: Array, tail: str = "error") -> list[int]:
+        """What `time` counts, for one block after the other.
+
+        Raises:
+            SignalError: The signals do not fit the model.
+            LinkError: The device stopped or reports an error.
+        """
+        return self._counts(*self._ticks(inputs, tail))
+
+    def _ticks(self, inputs: Sequence[Array], tail: str) -> tuple[list[int], int]:
+        """Ticks of each block, those of an empty one in them, and the latter."""
+        blocks = split_blocks(self.signature, inputs, tail)
+        ticks: list[int] = []
+        overhead = 0
+        with self._lock:
+            self.reset()
+            at_once = self._blocks_at_once(4)
+            for i in range(0, len(blocks), at_once):
+                more, overhead = self._link.call(self._time_some, blocks[i : i + at_once])
+                ticks += more
+        return ticks, overhead
+
+    def _counts(self, ticks: Sequence[int], overhead: int) -> list[int]:
+        empty = self.board.count(overhead)
+        return [self.board.count(t) - empty for t in ticks]
 
     def _time_some(self, blocks: Sequence[Sequence[np.ndarray]]) -> tuple[list[int], int]:
         import tvm

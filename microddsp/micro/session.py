@@ -148,6 +148,10 @@ class BoardSession:
         """`RemoteModel.time` of the only model."""
         return self._only.time(*inputs, tail=tail)
 
+    def time_blocks(self, *inputs: Array, tail: str = "error") -> list[int]:
+        """`RemoteModel.time_blocks` of the only model."""
+        return self._only.time_blocks(*inputs, tail=tail)
+
     def profile(self, *inputs: Array, tail: str = "error") -> tuple[FunctionTime, ...]:
         """`RemoteModel.profile` of the only model.
 

@@ -12,6 +12,7 @@ from torch.nn.functional import conv1d
 from microddsp.errors import ParameterError
 from microddsp.relax_ops import delay_line
 from microddsp.relax_ops.convolution_kernel import Convolution, convolution_kernel
+from microddsp.relax_ops.origins import from_units, units_of_call
 from microddsp.relax_ops.registry import (
     RelaxOperator,
     define,
@@ -198,7 +199,8 @@ def emit(builder: relax.BlockBuilder, node: relax.Call, *, relu: bool = False) -
     spec = Convolution(rows, per_group, taps, length, stride, dilation, groups, relu)
     kernel = builder.add_func(convolution_kernel(spec, _NAME), _NAME)
     out = relax.TensorType(spec.shape, "float32")
-    y = builder.emit(relax.call_tir(kernel, [joined, weight, bias], out_ty=out))
+    call = relax.call_tir(kernel, [joined, weight, bias], out_ty=out)
+    y = builder.emit(from_units(call, units_of_call(node)))
     return relax.Tuple([y, delay_line.emit_newest(builder, joined, state)])
 
 

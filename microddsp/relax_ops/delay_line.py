@@ -162,8 +162,9 @@ def emit_newest(builder: relax.BlockBuilder, joined: relax.Expr, state: relax.Ex
     return builder.emit_te(newest_samples, joined, primfunc_name_hint="newest")
 
 
-def emit_following(builder: relax.BlockBuilder, state: relax.Expr, x: relax.Expr) -> relax.Expr:
-    """The state after block x (channels, samples), where nobody joins the two; in place."""
+def following(builder: relax.BlockBuilder, state: relax.Expr, x: relax.Expr) -> relax.Call:
+    """A call for the state after block x (channels, samples), where nobody joins the two; in
+    place."""
     from tvm import relax, tirx
     from tvm.script.ir_builder import IRBuilder
     from tvm.script.ir_builder import tirx as T
@@ -185,4 +186,4 @@ def emit_following(builder: relax.BlockBuilder, state: relax.Expr, x: relax.Expr
                 newest = block[c, n + (samples - (length - kept))]
                 T.buffer_store(following, newest, [c, n + kept])
     kernel = builder.add_func(ir.get(), "following")
-    return builder.emit(relax.call_tir(kernel, [state, x], out_ty=state.ty))
+    return relax.call_tir(kernel, [state, x], out_ty=state.ty)

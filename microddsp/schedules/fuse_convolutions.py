@@ -15,6 +15,7 @@ from microddsp.relax_ops.causal_conv1d import emit as emit_causal
 from microddsp.relax_ops.convolution_kernel import Convolution, convolution_kernel
 from microddsp.relax_ops.convolution_pair import convolution_pair, pairs
 from microddsp.relax_ops.delay_line import emit_padding
+from microddsp.relax_ops.origins import Units, from_units, units_of_call
 from microddsp.schedules.graph import (
     builder_without_main,
     operands,
@@ -202,6 +203,7 @@ def _rewrite(
     taken = {var for chain in chains.values() for var in chain.taken}
     taken |= {var for pair in causal.values() for var in pair}
     within = {id(chain.source) for chain in chains.values() if chain.paired}
+    units = {b.var: units_of_call(b.value) for b in bindings}
     known: dict[relax.Var, relax.Expr] = {}
     with builder.function("main", main.params, attrs=dict(main.attrs or {})):
         with builder.dataflow():
@@ -210,9 +212,10 @@ def _rewrite(
                     chain = chains[b.var]
                     if id(chain) in within:
                         continue
-                    known[chain.last] = _emit(builder, chain, known)
+                    known[chain.last] = _emit(builder, chain, known, units)
                 elif b.var in causal:
-                    both = emit_causal(builder, substitute(b.value, known), relu=True)
+                    together = from_units(b.value, (*units[b.var], *units[causal[b.var][1]]))
+                    both = emit_causal(builder, substitute(together, known), relu=True)
                     known[b.var] = builder.emit(both)
                     known[causal[b.var][1]] = both.fields[0]
                 elif b.var not in taken:
@@ -224,7 +227,10 @@ def _rewrite(
 
 
 def _emit(
-    builder: relax.BlockBuilder, chain: _Chain, known: dict[relax.Var, relax.Expr]
+    builder: relax.BlockBuilder,
+    chain: _Chain,
+    known: dict[relax.Var, relax.Expr],
+    units: dict[relax.Var, Units],
 ) -> relax.Expr:
     spec = chain.spec
     parts = [chain.source, chain] if chain.paired and chain.source else [chain]
@@ -240,7 +246,11 @@ def _emit(
     else:
         made = convolution_kernel(spec, "convolution")
     kernel = builder.add_func(made, "convolution")
-    y = builder.emit(relax.call_tir(kernel, args, out_ty=relax.TensorType(spec.shape, "float32")))
+    call = relax.call_tir(kernel, args, out_ty=relax.TensorType(spec.shape, "float32"))
+    own = [i for part in parts for var in part.taken for i in units[var]]
+    y = builder.emit(
+        from_units(call, [*own, *(i for part in parts for i in units_of_call(part.call))])
+    )
     chain.result = y
     wanted = static_shape(chain.last)
     return (

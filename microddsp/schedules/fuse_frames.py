@@ -9,7 +9,8 @@ from tvm import relax
 from tvm.ir import IRModule
 from tvm.ir.transform import PassContext
 
-from microddsp.relax_ops.delay_line import emit_following
+from microddsp.relax_ops.delay_line import following
+from microddsp.relax_ops.origins import from_units, units_of_call
 from microddsp.relax_ops.spectrum import emit as emit_spectrum
 from microddsp.schedules.graph import (
     builder_without_main,
@@ -81,9 +82,14 @@ def _rewrite(
                 if b.var in cut_of:
                     cut = cut_of[b.var]
                     x, _, _, state = (substitute(arg, known) for arg in cut.call.args)
-                    known[b.var] = builder.emit(emit_spectrum(builder, b.value, (state, x)))
+                    made = emit_spectrum(builder, b.value, (state, x))
+                    if isinstance(made, relax.Call):
+                        units = (*units_of_call(cut.call), *units_of_call(b.value))
+                        made = from_units(made, units)
+                    known[b.var] = builder.emit(made)
                     if b.var.same_as(cut.spectra[-1]):
-                        known[cut.following] = emit_following(builder, state, x)
+                        kept = from_units(following(builder, state, x), units_of_call(cut.call))
+                        known[cut.following] = builder.emit(kept)
                 elif b.var not in gone and not gone.intersection(operands(b.value)):
                     value = substitute(b.value, known)
                     known[b.var] = value if isinstance(value, relax.Var) else builder.emit(value)

@@ -12,6 +12,7 @@ from tvm.ir import IRModule
 from tvm.ir.transform import PassContext
 
 from microddsp.relax_ops.expression import Expr, binary, select, unary
+from microddsp.relax_ops.origins import from_units, units_of_call
 from microddsp.relax_ops.recurrence import NAME as RECURRENCE
 from microddsp.relax_ops.recurrence import operator as recurrence_of
 from microddsp.relax_ops.sample_operator import SAMPLE_OPERATORS
@@ -303,7 +304,9 @@ def _emit_loop(
     function = loop.build(name, outputs, unroll=unroll)
     made = function.params[len(args) :]
     types = [relax.TensorType([int(n) for n in p.shape], str(p.dtype)) for p in made]
-    called = builder.emit(relax.call_tir(builder.add_func(function, name), args, out_ty=types))
+    call = relax.call_tir(builder.add_func(function, name), args, out_ty=types)
+    units = [i for b in g.bindings for i in units_of_call(b.value)]
+    called = builder.emit(from_units(call, units))
 
     def result(i: int, var: relax.Var) -> relax.Expr:
         one = called if len(made) == 1 else builder.emit(relax.TupleGetItem(called, i))

@@ -48,7 +48,7 @@ def replace(expr: relax.Expr, known: Mapping[relax.Var, relax.Expr]) -> relax.Ex
         return relax.Tuple([replace(item, known) for item in expr.fields])
     if isinstance(expr, relax.Call):
         args = [replace(arg, known) for arg in expr.args]
-        return relax.Call(expr.op, args, expr.attrs, expr.ty_args)
+        return relax.Call(expr.op, args, expr.attrs, expr.ty_args, expr.span)
     return expr
 
 

@@ -12,6 +12,7 @@ from tvm import relax
 from tvm.ir import IRModule
 from tvm.ir.transform import PassContext
 
+from microddsp.relax_ops.origins import from_units, units_of_call
 from microddsp.schedules.graph import (
     builder_without_main,
     operator_name,
@@ -67,12 +68,16 @@ def _products(builder: relax.BlockBuilder, call: relax.Call, weights: np.ndarray
     x, _, bias, state = call.args[:4]
     column = weights.reshape(-1, 1)
     samples = (static_shape(x) or ())[-1]
+
+    def emit(value: relax.Call) -> relax.Var:
+        return builder.emit(from_units(value, units_of_call(call)))
+
     if weights.shape[1] == 1 and len(column) > 1:
-        x = builder.emit(relax.op.broadcast_to(x, (len(column), samples)))
-    y = x if (column == 1).all() else builder.emit(relax.op.multiply(x, relax.const(column)))
+        x = emit(relax.op.broadcast_to(x, (len(column), samples)))
+    y = x if (column == 1).all() else emit(relax.op.multiply(x, relax.const(column)))
     if weights.shape[1] > 1:
-        y = builder.emit(relax.op.sum(y, axis=[-2], keepdims=True))
+        y = emit(relax.op.sum(y, axis=[-2], keepdims=True))
     offset = bias.value.numpy().reshape(-1, 1)
     if offset.any():
-        y = builder.emit(relax.op.add(y, relax.const(offset)))
+        y = emit(relax.op.add(y, relax.const(offset)))
     return relax.Tuple([y, state])

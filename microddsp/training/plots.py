@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from microddsp.errors import MicroddspError, ParameterError
+from microddsp.responses import frequency_response
 from microddsp.training.recorders import Row
 
 if TYPE_CHECKING:
@@ -69,28 +70,6 @@ def plot_responses(
     axis.grid(True, which="both", alpha=0.3)
     axis.legend()
     _save(figure, path)
-
-
-def frequency_response(module: torch.nn.Module, samples: int = 8192) -> np.ndarray:
-    """(channels, samples / 2 + 1) complex: the spectrum of the first `samples` of the impulse
-    response, for one input channel.
-
-    Raises:
-        MicroddspError: The module is not linear.
-    """
-    generator = torch.Generator().manual_seed(0)
-    probes = torch.randn(2, 1, 64, generator=generator)
-    with torch.no_grad():
-        one, other, both = (module(x) for x in (*probes, 2 * probes[0] - probes[1]))
-        largest = max(1e-12, one.abs().max().item(), other.abs().max().item())
-        if one.shape[-1] != 64 or (both - 2 * one + other).abs().max().item() > 1e-4 * largest:
-            raise MicroddspError(
-                "is not linear, so that it has no frequency response", where=type(module).__name__
-            )
-        impulse = torch.zeros(1, samples)
-        impulse[0, 0] = 1.0
-        spectrum: np.ndarray = np.fft.rfft(module(impulse).double().numpy())
-    return spectrum
 
 
 def _figure(count: int) -> Figure:

@@ -386,3 +386,24 @@ def test_loading_runs_nothing_and_imports_no_torch(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", script, tmp_path / "plops.tar"]
     assert subprocess.run(command, cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("outline", "message"),
+    [
+        ([], "outline is missing or of the wrong kind"),
+        ({"units": [{"path": 1, "kind": "x"}]}, "valid string"),
+        ({"units": [{"path": "a", "kind": "x", "inputs": [0]}]}, "does not come before"),
+        ({"outputs": [3]}, "does not come before"),
+        ({"calls": [{"kernel": "k", "first": 0, "last": 0, "units": [-1]}]}, "not come before"),
+    ],
+)
+def test_an_outline_that_makes_no_sense_is_refused(
+    outline: object, message: str, tmp_path: Path
+) -> None:
+    def put(members: dict[str, bytes]) -> None:
+        metadata = json.loads(members["metadata.json"])
+        metadata["modules"]["plops"]["microddsp"]["outline"] = outline
+        members["metadata.json"] = json.dumps(metadata).encode()
+
+    assert message in refused(tmp_path, repacked(put))

@@ -49,6 +49,15 @@ def lives(
     return buffers, sorted(set(pairs))
 
 
+def steps(calls: Sequence[Call]) -> list[tuple[int, int]]:
+    """The first and the last step of each call."""
+    found, now = [], 0
+    for call in calls:
+        found.append((now, now + _statements(call) - 1))
+        now += _statements(call)
+    return found
+
+
 def _planned(call: Call, kinds: Sequence[str]) -> list[Place]:
     return [place for place in call.arguments if place.kind in kinds]
 

@@ -153,20 +153,31 @@ def _places(specs: tuple[TensorSpec, ...]) -> tuple[list[int], int]:
     return places, at
 
 
-def _noise(signature: Signature) -> np.ndarray:
-    """Blocks of every input, as bytes; the same on every run."""
+def noise_blocks(signature: Signature, count: int) -> list[list[np.ndarray]]:
+    """For every input `count` arrays as `process` takes them; the same on every run."""
     dice = np.random.default_rng(0)
-    _, nbytes = _places(signature.inputs)
-    blocks = np.zeros((_BLOCKS, nbytes), "uint8")
-    places, _ = _places(signature.inputs)
-    for spec, at in zip(signature.inputs, places, strict=True):
-        for block in blocks:
+    found = []
+    for spec in signature.inputs:
+        arrays = []
+        for _ in range(count):
             values = dice.standard_normal(spec.elements)
-            if spec.dtype != "float32":  # a quarter of full scale about the raw zero
+            if np.dtype(spec.dtype).kind in "iu":  # a quarter of full scale about the raw zero
                 values = values * 0.25 / abs(spec_scale(spec)) + spec_offset(spec)
                 info = np.iinfo(spec.dtype)
                 values = np.clip(values, info.min, info.max)
-            block[at : at + spec.nbytes] = values.astype(spec.dtype).view("uint8")
+            arrays.append(values.astype(spec.dtype).reshape(spec.shape))
+        found.append(arrays)
+    return found
+
+
+def _noise(signature: Signature) -> np.ndarray:
+    """Blocks of every input, as bytes."""
+    places, nbytes = _places(signature.inputs)
+    blocks = np.zeros((_BLOCKS, nbytes), "uint8")
+    noise = noise_blocks(signature, _BLOCKS)
+    for spec, at, arrays in zip(signature.inputs, places, noise, strict=True):
+        for block, array in zip(blocks, arrays, strict=True):
+            block[at : at + spec.nbytes] = array.reshape(-1).view("uint8")
     return blocks
 
 

@@ -23,6 +23,7 @@ from microddsp.micro.aot.memory_options import ALIGNMENTS
 from microddsp.micro.package.layout import metadata_of, readme_of
 from microddsp.micro.package.names import is_c_name
 from microddsp.micro.targets import find_target
+from microddsp.outline import Outline
 from microddsp.signature import C_TYPES, Signature, TensorSpec
 
 if TYPE_CHECKING:
@@ -192,6 +193,7 @@ def _model(members: dict[str, bytes]) -> CompiledModel:
         tir=_text(members, "src/tir-cpu.txt"),
         buffers=_buffers(ours.get("buffers")),
         objects=_objects(members, name),
+        outline=_outline(ours.get("outline")),
     )
     if model.digest != ours.get("digest"):
         raise ArchiveError("the sources do not match the model's digest")
@@ -266,6 +268,10 @@ def _buffers(rows: Any) -> tuple[tuple[str, int, int, int, int], ...]:
     ):
         raise ArchiveError("the list of buffers cannot be read")
     return tuple((str(r[0]), int(r[1]), int(r[2]), int(r[3]), int(r[4])) for r in rows)
+
+
+def _outline(data: Any) -> Outline | None:
+    return None if data is None else Outline.from_json(_object(data, "outline"))
 
 
 def _identifier(name: str, what: str) -> None:

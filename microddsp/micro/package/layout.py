@@ -46,7 +46,8 @@ def metadata_of(model: CompiledModel, version: int, hashes: Mapping[str, str]) -
                     "state_size_bytes": signature.state_bytes,
                     "buffers": [list(buffer) for buffer in model.buffers],
                     "sha256": dict(hashes),
-                },
+                }
+                | ({"outline": model.outline.to_json()} if model.outline else {}),
             }
         },
     }

@@ -23,8 +23,8 @@ class MemoryReport:
     the compiler's and the C library's own functions included.
 
     `buffers` lists every arena buffer as (name, bytes, offset, first step, last step), `sections`
-    the object's sections, `symbols` its functions and tables, `outside` functions that it calls but
-    whose stack could not be counted.
+    the object's sections, `symbols` its functions and tables, `placed` the section of each,
+    `outside` functions that it calls but whose stack could not be counted.
     """
 
     flash_bytes: int
@@ -35,6 +35,7 @@ class MemoryReport:
     sections: dict[str, int]
     outside: tuple[str, ...]
     symbols: dict[str, int]
+    placed: dict[str, str]
 
     @property
     def ram_bytes(self) -> int:
@@ -64,7 +65,7 @@ def measure(model: CompiledModel) -> MemoryReport:
         for path in kernels:
             path.write_bytes(model.objects[path.name])
         sections: Counter[str] = Counter()
-        symbols: dict[str, int] = {}
+        symbols: dict[str, tuple[int, str]] = {}
         for path in (built, *kernels):
             sections += _sections(path)
             symbols |= _symbols(path, model.name)
@@ -84,7 +85,8 @@ def measure(model: CompiledModel) -> MemoryReport:
         buffers=model.buffers,
         sections=dict(sorted(sections.items())),
         outside=outside,
-        symbols=dict(sorted(symbols.items())),
+        symbols={name: size for name, (size, _) in sorted(symbols.items())},
+        placed={name: section for name, (_, section) in sorted(symbols.items())},
     )
 
 
@@ -102,13 +104,16 @@ def _sections(path: Path) -> Counter[str]:
         )
 
 
-def _symbols(path: Path, name: str) -> dict[str, int]:
-    """Bytes of each function and table of the model; small functions may be inside others."""
+def _symbols(path: Path, name: str) -> dict[str, tuple[int, str]]:
+    """Bytes and section of each function and table of the model; small functions may be inside
+    others."""
     with path.open("rb") as file:
-        table = ELFFile(file).get_section_by_name(".symtab")
+        elf = ELFFile(file)
+        table = elf.get_section_by_name(".symtab")
         return {
-            symbol.name: int(symbol["st_size"])
+            symbol.name: (int(symbol["st_size"]), elf.get_section(symbol["st_shndx"]).name)
             for symbol in table.iter_symbols()
             if symbol["st_info"]["type"] in ("STT_FUNC", "STT_OBJECT")
             if symbol["st_size"] and symbol.name.startswith(f"{name}_")
+            if isinstance(symbol["st_shndx"], int)
         }

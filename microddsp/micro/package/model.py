@@ -12,6 +12,7 @@ from microddsp.micro.package.digest import digest_of
 from microddsp.micro.package.host_library import HostLibrary
 from microddsp.micro.package.memory import MemoryReport, measure
 from microddsp.micro.targets import Target
+from microddsp.outline import Outline
 from microddsp.signature import Signature
 from microddsp.streams import join_blocks, split_blocks
 
@@ -32,7 +33,8 @@ class CompiledModel:
     `(name, bytes, offset, first step, last step)` of the arena; each statement of a kernel is a
     step, `tir` is the lowered IR as text. `objects` maps names of object files for the target to
     their bytes: the kernels, unless they are in the C. `relax` is the graph before all passes as
-    text; an archive does not hold it.
+    text; an archive does not hold it. `outline` tells the pipeline's units and what became of
+    them; older archives have none.
     """
 
     name: str
@@ -43,6 +45,7 @@ class CompiledModel:
     buffers: tuple[tuple[str, int, int, int, int], ...] = ()
     objects: dict[str, bytes] = field(default_factory=dict)
     relax: str = field(default="", compare=False)
+    outline: Outline | None = None
     _library: HostLibrary | None = field(default=None, repr=False, compare=False)
     _memory: MemoryReport | None = field(default=None, repr=False, compare=False)
     _load: Load | None = field(default=None, repr=False, compare=False)
