@@ -25,6 +25,7 @@ from microddsp.errors import (
     ServerLostError,
     SignalError,
     StackOverflowError,
+    TemplateError,
     UnsupportedOperatorError,
     VerificationError,
 )
@@ -73,6 +74,7 @@ __all__ = [
     "ServerLostError",
     "SignalError",
     "StackOverflowError",
+    "TemplateError",
     "UnsupportedOperatorError",
     "VerificationError",
     "compile",
