@@ -25,6 +25,7 @@ from microddsp.errors import (
     ServerLostError,
     SignalError,
     StackOverflowError,
+    TemplateError,
     UnsupportedOperatorError,
     VerificationError,
 )
@@ -75,6 +76,7 @@ __all__ = [
     "ServerLostError",
     "SignalError",
     "StackOverflowError",
+    "TemplateError",
     "UnsupportedOperatorError",
     "VerificationError",
     "compile",

@@ -109,6 +109,51 @@ class StackOverflowError(DeviceFaultError):
     """A function on the device needed more stack than there is."""
 
 
+class TemplateError(BoardError):
+    """The server program of a template, or of a project made from one, reports an error.
+
+    `code` is that of JSON-RPC, 0 where the program did not answer; `server_traceback` is the
+    program's own, which is a note of this exception too; `output` are the last lines that it and
+    its tools wrote meanwhile.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: int = 0,
+        server_traceback: str = "",
+        where: str = "",
+        hint: str = "",
+    ) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.code = code
+        self.server_traceback = server_traceback
+        self.output = ""
+        if server_traceback:
+            self.add_note(f"In the template's server:\n{server_traceback}")
+
+
+class TemplateVersionError(TemplateError):
+    """The template speaks another version of the project API."""
+
+
+class TemplateLostError(TemplateError):
+    """The server program ended, or answered what is no answer. It was stopped."""
+
+
+class TemplateTimeoutError(TemplateError):
+    """The server program did not answer in time. It was stopped."""
+
+
+class TransportClosedError(TemplateError):
+    """The transport of a template is not open, or its device is gone."""
+
+
+class IoTimeoutError(TemplateError, TimeoutError):
+    """A template's device sent or took nothing within the time given."""
+
+
 class VerificationError(MicroddspError):
     """Device and PyTorch differ by more than the tolerance."""
 

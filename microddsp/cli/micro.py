@@ -10,9 +10,13 @@ import typer
 from microddsp.cli.arguments import check_archive, parse_options, refuse
 from microddsp.cli.render import as_json as plain
 from microddsp.cli.render import show_facts, show_json, show_table
-from microddsp.errors import MicroddspError
+from microddsp.errors import MicroddspError, TemplateError
 from microddsp.micro.platforms import (
     PLATFORMS,
+    TEMPLATE,
+    Option,
+    Platform,
+    Template,
     build_project,
     check_options,
     find_platform,
@@ -43,7 +47,11 @@ Project = Annotated[
     Path,
     typer.Argument(metavar="DIR", callback=_check_project, help="A project of `micro create`."),
 ]
-_NAMES = "|".join(PLATFORMS)
+TemplateDir = Annotated[
+    Path | None,
+    typer.Option("--template-dir", metavar="DIR", help="Of platform template: its server runs."),
+]
+_NAMES = "|".join((*PLATFORMS, TEMPLATE))
 
 
 @micro.command("create")
@@ -55,6 +63,7 @@ def create(
         Path | None, typer.Argument(metavar="DIR", help="New folder to write.")
     ] = None,
     platform: Annotated[str, typer.Option("--platform", metavar=_NAMES, help="Kind.")] = "qemu",
+    template_dir: TemplateDir = None,
     board: Annotated[str | None, typer.Option("--board", help="Short for -o board=...")] = None,
     option: Options = None,
     list_options: Annotated[
@@ -65,7 +74,7 @@ def create(
 ) -> None:
     """Write a firmware project with the model in it."""
     if list_options:
-        _show_options(platform, as_json)
+        _show_options(_find(platform, template_dir), as_json)
         return
     if archive is None or directory is None:
         raise typer.BadParameter("Missing argument: microddsp micro create MODEL.tar DIR")
@@ -75,7 +84,7 @@ def create(
         if given.get("board", board) != board:
             raise typer.BadParameter("--board and -o board=... differ")
         given["board"] = board
-    _create(directory, archive, platform, given, force, as_json)
+    _create(directory, archive, _find(platform, template_dir), given, force, as_json)
 
 
 @micro.command("create-project")
@@ -85,24 +94,39 @@ def create_project(
         Path, typer.Argument(metavar="MODEL.tar", callback=check_archive, help="A compiled model.")
     ],
     platform: Annotated[str, typer.Argument(metavar="PLATFORM", help=_NAMES)],
+    template_dir: TemplateDir = None,
     option: Options = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """The same as `create`, with tvmc's order of arguments."""
-    _create(directory, archive, platform, parse_options(option or ()), force, as_json)
+    given = parse_options(option or ())
+    _create(directory, archive, _find(platform, template_dir), given, force, as_json)
+
+
+def _find(platform: str, template_dir: Path | None) -> Platform:
+    if (platform == TEMPLATE) != (template_dir is not None):
+        raise typer.BadParameter("platform template and --template-dir go together")
+    if template_dir is not None:
+        return Template(template_dir)
+    try:
+        return find_platform(platform)
+    except MicroddspError as error:
+        raise refuse(error) from error
 
 
 def _create(
     directory: Path,
     archive: Path,
-    platform: str,
+    platform: Platform,
     given: dict[str, str],
     force: bool,
     as_json: bool,
 ) -> None:
     try:
-        options = check_options(find_platform(platform), given)
+        options = check_options(platform, given)
+    except TemplateError:
+        raise  # the template's fault, not the arguments'
     except MicroddspError as error:
         raise refuse(error) from error
     if not force and directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
@@ -113,39 +137,51 @@ def _create(
 
     model = microddsp.load(archive)
     project = write(directory, model, options=options, platform=platform, force=True)
-    facts: dict[str, object] = {"project": str(directory), "platform": platform}
+    facts: dict[str, object] = {"project": str(directory), "platform": platform.name}
     if project.board:
         facts["board"] = project.board.name
     _show({**facts, "model": model.name}, as_json)
 
 
-def _show_options(platform: str, as_json: bool) -> None:
-    try:
-        options = find_platform(platform).options
-    except MicroddspError as error:
-        raise refuse(error) from error
+def _show_options(platform: Platform, as_json: bool) -> None:
     if as_json:
         show_json(
             [
                 {
                     "name": option.name,
                     "help": option.help,
+                    "type": option.type,
                     "default": option.default,
                     "choices": list(option.known()),
                     "closed": option.closed,
+                    "required": list(option.required),
+                    "optional": list(option.optional),
                 }
-                for option in options
+                for option in platform.options
             ]
         )
         return
-    rows = [(o.name, o.default, o.help, ", ".join(o.known())) for o in options]
-    show_table(f"-o of platform {platform}", ("option", "default", "meaning", "choices"), rows)
+    columns = ("option", "type", "default", "needed by", "meaning", "choices")
+    rows = [
+        (o.name, o.type, o.default, _need(o), o.help, ", ".join(o.known()))
+        for o in platform.options
+    ]
+    show_table(f"-o of platform {platform.description}", columns, rows)
+
+
+_COMMANDS = {"generate_project": "create", "open_transport": "run"}
+
+
+def _need(option: Option) -> str:
+    """Which commands need an option, and, in parentheses, which take it."""
+    needed = [_COMMANDS.get(step, step) for step in option.required]
+    return ", ".join([*needed, *(f"({_COMMANDS.get(step, step)})" for step in option.optional)])
 
 
 @micro.command("build")
-def build(directory: Project, as_json: Json = False) -> None:
+def build(directory: Project, option: Options = None, as_json: Json = False) -> None:
     """Compile a project; this runs its own build."""
-    image = build_project(directory)
+    image = build_project(directory, parse_options(option or ()))
     _show({"project": str(directory), "image": str(image)}, as_json)
 
 
@@ -157,19 +193,29 @@ SerialNumber = Annotated[str | None, typer.Option(help="Which one of several rea
 
 @micro.command("flash")
 def flash(
-    directory: Project, port: Port = None, serial_number: SerialNumber = None, as_json: Json = False
+    directory: Project,
+    port: Port = None,
+    serial_number: SerialNumber = None,
+    option: Options = None,
+    as_json: Json = False,
 ) -> None:
     """Write a built project into a real board."""
-    flash_project(directory, port=port, serial_number=serial_number)
+    options = parse_options(option or ())
+    flash_project(directory, port=port, serial_number=serial_number, options=options)
     _show({"project": str(directory), "flashed": True}, as_json)
 
 
 @micro.command("run")
 def run(
-    directory: Project, port: Port = None, serial_number: SerialNumber = None, as_json: Json = False
+    directory: Project,
+    port: Port = None,
+    serial_number: SerialNumber = None,
+    option: Options = None,
+    as_json: Json = False,
 ) -> None:
     """Start a built project and report what it answers."""
-    report = run_project(directory, port=port, serial_number=serial_number)
+    options = parse_options(option or ())
+    report = run_project(directory, port=port, serial_number=serial_number, options=options)
     _show(plain(report), as_json)
 
 

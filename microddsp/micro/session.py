@@ -18,13 +18,13 @@ from microddsp.micro.platforms import (
     Project,
     build_project,
     create_project,
-    find_platform,
     flash_project,
+    platform_of,
     read_project,
+    with_options,
 )
 from microddsp.micro.remote_model import RemoteModel
 from microddsp.micro.rpc.link import Link
-from microddsp.micro.rpc.start import start_command
 from microddsp.micro.timing import FunctionTime, Timing
 from microddsp.signature import Signature
 
@@ -256,16 +256,18 @@ def open_project(
     timeout_s: float = 5.0,
     port: str | None = None,
     serial_number: str | None = None,
+    options: Mapping[str, str] | None = None,
 ) -> BoardSession:
     """Start the firmware of a project folder; a real board must have it in its flash already.
+    `options` are those that a template's project takes for this.
 
     Raises:
         BoardError: No project, it is not built, or it has no RPC server.
         LinkError: The device does not come up.
     """
-    project = read_project(directory)
+    project = with_options(read_project(directory), options, "open_transport")
     board = _board_to_ask(project)
-    if board.serial:
+    if board.serial and not board.template:
         port = _find_port(board, port, serial_number)
     return BoardSession(project, timeout_s=timeout_s, port=port)
 
@@ -281,7 +283,9 @@ def open_link(
     """
     board = _board_to_ask(project)
     image = project.image if project.image.is_file() else None
-    command = [*start_command(board, project.image, port), *extra]
+    if extra and board.template:
+        raise BoardError("a template's own server starts its device", where=str(project.directory))
+    command = [*platform_of(project).reach(project, port), *extra]
     return Link(command, timeout_s, image, f"device.{board.name}")
 
 
@@ -291,7 +295,7 @@ def _link_of_farm(farm: FarmAddress, project: Project, timeout_s: float, wait_s:
 
 
 def _board_to_ask(project: Project) -> Board:
-    if project.board is None or not find_platform(project.platform).serves:
+    if project.board is None or not platform_of(project).serves:
         raise BoardError(
             f"a {project.platform} project has no RPC server to ask",
             where=str(project.directory),

@@ -76,7 +76,7 @@ def make_model(
         "probe",
         (InputSpec("x", (1, block), "float32", -1),),
         (TensorSpec("y", (1, block), "float32", -1),),
-        OutputStructure(),
+        OutputStructure(names=("y",)),
         block=block,
         state_bytes=4,
         workspace_bytes=workspace,

@@ -64,7 +64,8 @@ class Board(_Strict):
     (`serial`), or a process on this computer (target "host"), linked by pipes or a serial line.
 
     `zephyr` is what Zephyr calls a board that it brings up: link and memory are Zephyr's then, and
-    `clock_hz` is the rate of the kernel's cycles. `folder` is where the board's file lies.
+    `clock_hz` is the rate of the kernel's cycles. `template`: a project's own server program
+    reaches it. `folder` is where the board's file lies.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
@@ -77,6 +78,7 @@ class Board(_Strict):
     qemu: Qemu | None = None
     serial: Serial | None = None
     zephyr: Annotated[str, Field(pattern=ZEPHYR_NAME)] | None = None
+    template: bool = False
     folder: Path | None = None
 
     @field_validator("target")
@@ -90,6 +92,8 @@ class Board(_Strict):
 
     @model_validator(mode="after")
     def _can_be_started(self) -> Board:
+        if self.template:
+            return self
         if self.target == HOST:
             if self.qemu or self.flash or self.zephyr:
                 raise ValueError("a process on this computer has no qemu, no flash and no Zephyr")
@@ -103,7 +107,9 @@ class Board(_Strict):
 
     @property
     def platform(self) -> str:
-        """The kind of firmware project: "host", "zephyr", "qemu" or "serial"."""
+        """The kind of firmware project: "host", "zephyr", "qemu", "serial" or "template"."""
+        if self.template:
+            return "template"
         if self.target == HOST:
             return "host"
         if self.zephyr:

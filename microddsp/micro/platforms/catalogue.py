@@ -19,6 +19,11 @@ def find_platform(name: str) -> Platform:
     Raises:
         BoardError: There is none; the hint names the nearest.
     """
+    if name == "template":
+        raise BoardError(
+            "a template is found by its folder",
+            hint="--template-dir DIR, platform=Template(folder)",
+        )
     if name not in PLATFORMS:
         raise BoardError(f"unknown platform {name!r}", hint=nearest(name, PLATFORMS))
     return PLATFORMS[name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from microddsp.errors import BoardError, nearest
 from microddsp.micro.boards import Board
@@ -26,7 +26,8 @@ class Option:
 
     `default` is what stands there without it, or words in parentheses where the model decides.
     `known` gives the names that are known; others are refused only where `closed`. `check` raises
-    BoardError.
+    BoardError. `required` and `optional` name the steps that take it: "generate_project", "build",
+    "flash", "open_transport".
     """
 
     name: str
@@ -35,6 +36,13 @@ class Option:
     known: Callable[[], tuple[str, ...]] = tuple
     closed: bool = True
     check: Callable[[str], object] = any_text
+    type: str = "str"
+    required: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ("generate_project",)
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        return (*self.required, *self.optional)
 
     def verify(self, text: str) -> None:
         """Whether the option can have this value.
@@ -63,7 +71,9 @@ class ProjectFiles:
 @dataclass(frozen=True, slots=True)
 class Project:
     """What a project's manifest says. `image` is the firmware, whether built or not; `pieces` are
-    what a profile tells of a model, by its name. A `board` of None: for any board."""
+    what a profile tells of a model, by its name. A `board` of None: for any board, or the firmware
+    has nothing to ask. `options` are those given, as texts.
+    """
 
     directory: Path
     platform: str
@@ -71,17 +81,57 @@ class Project:
     image: Path
     signatures: tuple[Signature, ...]
     pieces: Mapping[str, tuple[str, ...]]
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+class Platform(Protocol):
+    """A kind of firmware project: one of ours, or a template of a third party.
+
+    `serves`: the firmware has the RPC server. Each function raises BoardError, with words for the
+    person who called.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def description(self) -> str: ...
+
+    @property
+    def options(self) -> tuple[Option, ...]: ...
+
+    @property
+    def serves(self) -> bool: ...
+
+    def create(
+        self,
+        directory: Path,
+        models: Sequence[CompiledModel],
+        board: str | Board | None,
+        options: Mapping[str, str],
+        /,
+    ) -> Project:
+        """Write all but the manifest, for models, a board (its name, or one of the user's own) and
+        the other options."""
+        ...
+
+    def build(self, project: Project, /) -> Path:
+        """Build the firmware; gives its path."""
+        ...
+
+    def flash(self, project: Project, port: str | None, serial_number: str | None, /) -> None:
+        """Write the firmware into the board."""
+        ...
+
+    def reach(self, project: Project, port: str | None, /) -> list[str]:
+        """Arguments of the bridge for the built firmware."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
-class Platform:
-    """A kind of firmware project.
-
-    `generate` gives the files for models, a board (its name, or one of the user's own) and the
-    other options; `build` gives the firmware's path; `flash` takes a serial port and a serial
-    number, which may be None. `serves`: the firmware has the RPC server. Each of the functions
-    raises BoardError, with words for the person who called.
-    """
+class BuiltIn:
+    """A platform of ours. `generate` gives the content of all files; `build`, `flash` and `serves`
+    are as a Platform has them."""
 
     name: str
     description: str
@@ -93,12 +143,51 @@ class Platform:
     flash: Callable[[Project, str | None, str | None], None]
     serves: bool = True
 
+    def create(
+        self,
+        directory: Path,
+        models: Sequence[CompiledModel],
+        board: str | Board | None,
+        options: Mapping[str, str],
+        /,
+    ) -> Project:
+        """Write the files.
 
-def check_options(platform: Platform, options: Mapping[str, str]) -> dict[str, str]:
-    """The options as given, if each one is known and has a value that it can have.
+        Raises:
+            BoardError: They cannot be written, or `generate` says why there are none.
+        """
+        made = self.generate(models, board, options)
+        contents = {name: text.encode() for name, text in made.texts.items()} | dict(made.objects)
+        try:
+            for name, content in contents.items():
+                (directory / name).parent.mkdir(parents=True, exist_ok=True)
+                (directory / name).write_bytes(content)
+        except OSError as error:
+            raise BoardError(f"cannot be written: {error}", where=str(directory)) from error
+        signatures = tuple(m.signature for m in models)
+        image = directory / made.image
+        return Project(directory, self.name, made.board, image, signatures, made.pieces, options)
+
+    def reach(self, project: Project, port: str | None, /) -> list[str]:
+        """An emulator, a process, or a serial port.
+
+        Raises:
+            BoardError: It is not there, or a port is needed.
+        """
+        from microddsp.micro.rpc.start import start_command
+
+        assert project.board
+        return start_command(project.board, project.image, port)
+
+
+def check_options(
+    platform: Platform, options: Mapping[str, str], step: str = "generate_project"
+) -> dict[str, str]:
+    """The options as given, if each one is known and has a value that it can have, and those are
+    there that the step needs.
 
     Raises:
-        BoardError: Unknown name, or a value that makes no sense.
+        BoardError: Unknown or missing name, or a value that makes no sense.
     """
     known = {option.name: option for option in platform.options}
     for name, value in options.items():
@@ -107,6 +196,12 @@ def check_options(platform: Platform, options: Mapping[str, str]) -> dict[str, s
                 f"platform {platform.name} has no option {name!r}", hint=nearest(name, known)
             )
         known[name].verify(value)
+    for option in known.values():
+        if step in option.required and option.name not in options:
+            raise BoardError(
+                f"platform {platform.name} needs option {option.name!r}: {option.help}",
+                hint=f"-o {option.name}=...",
+            )
     return dict(options)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from microddsp.errors import ArchiveError, BoardError
 from microddsp.micro.boards import HOST, Board, find_board, list_boards
 from microddsp.micro.platforms.catalogue import find_platform
 from microddsp.micro.platforms.platform import Platform, Project, check_options
+from microddsp.micro.platforms.template import TEMPLATE, Template
 from microddsp.signature import Signature
 
 if TYPE_CHECKING:
@@ -48,27 +50,35 @@ def create_project(
     check_options(kind, given | ({"board": board} if isinstance(board, str) else {}))
     if where.exists() and (not where.is_dir() or (not force and any(where.iterdir()))):
         raise BoardError("is there and not empty", where=str(where), hint="force writes into it")
-    made = kind.generate(models, chosen, given)
+    project = kind.create(where, models, chosen, given)
+    _write_manifest(project, models)
+    return project
+
+
+def _write_manifest(project: Project, models: Sequence[CompiledModel]) -> None:
+    board = project.board
     manifest: dict[str, Any] = {
         "format": _FORMAT,
-        "platform": kind.name,
-        "board": made.board.name if made.board else "",
-        "image": made.image,
+        "platform": project.platform,
+        "board": board.name if board else "",
+        "image": relative_image(project),
         "models": [{"digest": m.digest, "signature": m.signature.to_json()} for m in models],
-        "profile": {name: list(pieces) for name, pieces in made.pieces.items()},
+        "profile": {name: list(pieces) for name, pieces in project.pieces.items()},
     }
-    if made.board and made.board.name not in list_boards():
-        manifest["own_board"] = made.board.model_dump(exclude={"folder"}, exclude_none=True)
-    texts = {**made.texts, MANIFEST: json.dumps(manifest, indent=2) + "\n"}
-    contents = {name: text.encode() for name, text in texts.items()} | dict(made.objects)
+    if project.options:
+        manifest["options"] = dict(project.options)
+    if board and (board.template or board.name not in list_boards()):
+        manifest["own_board"] = board.model_dump(exclude={"folder"}, exclude_none=True)
     try:
-        for name, content in contents.items():
-            (where / name).parent.mkdir(parents=True, exist_ok=True)
-            (where / name).write_bytes(content)
+        (project.directory / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     except OSError as error:
-        raise BoardError(f"cannot be written: {error}", where=str(where)) from error
-    signatures = tuple(m.signature for m in models)
-    return Project(where, kind.name, made.board, where / made.image, signatures, made.pieces)
+        raise BoardError(f"cannot be written: {error}", where=str(project.directory)) from error
+
+
+def relative_image(project: Project) -> str:
+    """Where the firmware is in the project; "" if there is none."""
+    path = project.image.relative_to(project.directory).as_posix()
+    return "" if path == "." else path
 
 
 def read_project(directory: str | Path) -> Project:
@@ -87,11 +97,12 @@ def read_project(directory: str | Path) -> Project:
             raise BoardError(f"{MANIFEST} names an image outside the folder", where=str(where))
         return Project(
             where,
-            find_platform(str(manifest["platform"])).name,
+            _known_platform(str(manifest["platform"])),
             _board_of(manifest),
             where / image,
             tuple(Signature.from_json(entry["signature"]) for entry in manifest["models"]),
             {str(name): tuple(map(str, found)) for name, found in manifest["profile"].items()},
+            {str(name): str(value) for name, value in manifest.get("options", {}).items()},
         )
     except OSError as error:
         raise BoardError(
@@ -101,18 +112,48 @@ def read_project(directory: str | Path) -> Project:
         raise BoardError(f"{MANIFEST} is damaged: {error}", where=str(where)) from error
 
 
-def build_project(directory: str | Path) -> Path:
-    """Run the project's build; gives the firmware's path.
+def platform_of(project: Project) -> Platform:
+    """What builds, flashes and reaches a project."""
+    if project.platform == TEMPLATE:
+        return Template(project.directory)
+    return find_platform(project.platform)
+
+
+def with_options(project: Project, options: Mapping[str, str] | None, step: str) -> Project:
+    """The project with more options for a step, or with others. A project's own server checks
+    those that it was created with again.
+
+    Raises:
+        BoardError: An option is unknown, not for this step, missing, or has a wrong value.
+    """
+    if not options:
+        return project
+    platform = platform_of(project)
+    given = dict(options)
+    check_options(platform, {**project.options, **given}, step)
+    wrong = [o.name for o in platform.options if o.name in given and step not in o.steps]
+    if wrong:
+        raise BoardError(f"option {wrong[0]!r} has no meaning for {step}")
+    return replace(project, options={**project.options, **given})
+
+
+def build_project(directory: str | Path, options: Mapping[str, str] | None = None) -> Path:
+    """Run the project's build; gives the firmware's path. `options` are those that a template's
+    project takes for this, beside those that it was created with.
 
     Raises:
         BoardError: No project, a tool is missing, or the build failed; the message has its words.
     """
-    project = read_project(directory)
-    return find_platform(project.platform).build(project)
+    project = with_options(read_project(directory), options, "build")
+    return platform_of(project).build(project)
 
 
 def flash_project(
-    directory: str | Path, *, port: str | None = None, serial_number: str | None = None
+    directory: str | Path,
+    *,
+    port: str | None = None,
+    serial_number: str | None = None,
+    options: Mapping[str, str] | None = None,
 ) -> None:
     """Write a built project into the real board that it is for.
 
@@ -120,8 +161,12 @@ def flash_project(
         BoardError: No project, not built, no real board, or the tool that flashes failed; the
             message has its words.
     """
-    project = read_project(directory)
-    find_platform(project.platform).flash(project, port, serial_number)
+    project = with_options(read_project(directory), options, "flash")
+    platform_of(project).flash(project, port, serial_number)
+
+
+def _known_platform(name: str) -> str:
+    return name if name == TEMPLATE else find_platform(name).name
 
 
 def _platform_of(board: str | Board | None, model: CompiledModel) -> str:

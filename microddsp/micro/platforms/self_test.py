@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ def run_project(
     timeout_s: float = 5.0,
     port: str | None = None,
     serial_number: str | None = None,
+    options: Mapping[str, str] | None = None,
 ) -> ProjectReport:
     """Start a built project, run a block of zeros and report.
 
@@ -43,7 +45,7 @@ def run_project(
     from microddsp.micro.session import open_project
 
     with open_project(
-        directory, timeout_s=timeout_s, port=port, serial_number=serial_number
+        directory, timeout_s=timeout_s, port=port, serial_number=serial_number, options=options
     ) as board:
         signature = board.signature
         silence = [

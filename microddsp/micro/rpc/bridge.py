@@ -3,11 +3,13 @@
     python -S -E bridge.py STATUS_FD TIMEOUT_S spawn COMMAND... READ_FD WRITE_FD
     python -S -E bridge.py STATUS_FD TIMEOUT_S uart COMMAND... READ_FD WRITE_FD
     python -S -E bridge.py STATUS_FD TIMEOUT_S serial PATH BAUD BREAK READ_FD WRITE_FD
+    python -S -E bridge.py STATUS_FD TIMEOUT_S template FOLDER OPTIONS READ_FD WRITE_FD
     python -S -E bridge.py STATUS_FD TIMEOUT_S remote FD ARGUMENTS START_S READ_FD WRITE_FD
 
 TVM appends the last two. An emulator, or a process that is the device, is started with two pipes,
-or with a socket to its UART; a board is reached over a serial line; a board of a farm over a
-connection to its server. The client trusts its peer: it
+or with a socket to its UART; a board is reached over a serial line; the server program of a third
+party's project does either (`template_link.py`); a board of a farm is reached over a connection to
+its server. The client trusts its peer: it
 waits for ever and knows no broken device. So this process holds whole packets, and where the device
 died or does not answer within the time it sends an RPC exception in its place, now and for every
 later request. It ends with the client, and the emulator ends with it. STATUS_FD tells how it
@@ -34,10 +36,7 @@ import time
 import tty
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from microddsp.micro.rpc.remote import Remote
+from typing import Protocol
 
 DEBUG, INFO = 10, 20  # levels of Python's logging
 LOG = 0x474F4C  # a packet of the device that is no answer: level, text
@@ -83,6 +82,64 @@ class Packets:
             found.append(bytes(self._bytes[:end]))
             del self._bytes[:end]
         return found
+
+
+class Link(Protocol):
+    """A way to a device. `start_s` and `answer_s` are what it may take at least to come up and to
+    answer; `greets`: its first packet is empty and for us; `silence` is the error where it does not
+    answer for so many seconds."""
+
+    start_s: float
+    answer_s: float
+    greets: bool
+    silence: str
+
+    @property
+    def process_id(self) -> int:
+        """Of what is not the device's: an emulator; 0 if there is none."""
+
+    @property
+    def words(self) -> int:
+        """What to wait on for `lines`; -1 for nothing."""
+
+    @property
+    def from_device(self) -> int:
+        """What to wait on for `read`."""
+
+    @property
+    def to_device(self) -> int:
+        """What to wait on for `write`."""
+
+    @property
+    def moved(self) -> int:
+        """Bytes that went over the link, either way."""
+
+    def send(self, packet: bytes) -> None:
+        """Takes bytes, to be written as `wants_to_write` says."""
+
+    def wants_to_write(self) -> bool: ...
+
+    def write(self) -> None: ...
+
+    def read(self) -> bytes | None:
+        """What the device sent; None when it is gone."""
+
+    def deadline(self) -> float | None:
+        """When `tick` wants to be called, whatever happens."""
+
+    def tick(self) -> None: ...
+
+    def answer_is_due(self, due: bool) -> None:
+        """Whether the device has something to say."""
+
+    def lines(self) -> list[tuple[int, str]]:
+        """Level and text of what was said beside the link."""
+
+    def epitaph(self) -> str:
+        """Ends it; why the device is gone."""
+
+    def stop(self) -> int:
+        """Ends it."""
 
 
 class Program:
@@ -165,6 +222,7 @@ class Device(Program):
         for fd in (self.to_device, self.from_device):
             os.set_blocking(fd, False)
         self.start_s = START_S
+        self.answer_s = 0.0
         self.moved = 0  # bytes that went over the link, either way
         self._outgoing = bytearray()
 
@@ -207,6 +265,7 @@ class Line:
     process_id = 0
     words = -1
     start_s = LINE_START_S
+    answer_s = 0.0
     greets = True
     silence = SILENCE
 
@@ -341,18 +400,13 @@ class Bridge:
     """Relays packets and speaks for a device that cannot."""
 
     def __init__(
-        self,
-        device: Device | Line | Remote,
-        status: int,
-        requests: int,
-        replies: int,
-        timeout_s: float,
+        self, device: Link, status: int, requests: int, replies: int, timeout_s: float
     ) -> None:
         self.device = device
         self.status = status
         self.requests = requests
         self.replies = replies
-        self.timeout_s = timeout_s
+        self.timeout_s = max(timeout_s, device.answer_s)
         self.asked = Packets()
         self.answered = Packets()
         self.held = bytearray()  # for a device that is not up yet
@@ -526,9 +580,9 @@ def main(arguments: list[str]) -> None:
     if connection:
         arguments[3] = str(connection[0])
     try:
-        device = _start(arguments[2], arguments[3:-2])
+        device = start_link(arguments[2], arguments[3:-2])
     except (OSError, termios.error) as error:
-        write_all(status, f"error {os.getpid()} {error}\n".encode())
+        write_all(status, f"error {os.getpid()} {' '.join(str(error).split())}\n".encode())
         return
     write_all(status, f"started {os.getpid()} {device.process_id or ''}\n".encode())
     bridge = Bridge(device, status, requests, replies, float(arguments[1]))
@@ -548,10 +602,19 @@ def _find_package() -> None:
         sys.path.insert(0, root)
 
 
-def _start(kind: str, arguments: list[str]) -> Device | Line | Remote:
+def start_link(kind: str, arguments: list[str]) -> Link:
+    """The device, as the arguments of `bridge.py` say.
+
+    Raises:
+        OSError, termios.error: It is not there.
+    """
     if kind == "spawn":
         return Device(arguments)
     _find_package()
+    if kind == "template":
+        from microddsp.micro.rpc.template_link import TemplateLink
+
+        return TemplateLink(Path(arguments[0]), arguments[1])
     if kind == "uart":
         return EmulatedLine(arguments)
     if kind == "remote":

@@ -19,6 +19,7 @@ class Remote:
 
     process_id = 0
     words = -1
+    answer_s = 0.0
     greets = False
     silence = "ServerLost: the board's server has not answered for {:g} s"
 

@@ -15,8 +15,8 @@ from microddsp.micro.platforms.bare.files import project_files
 from microddsp.micro.platforms.flash import write_flash
 from microddsp.micro.platforms.platform import (
     PROFILE,
+    BuiltIn,
     Option,
-    Platform,
     Project,
     ProjectFiles,
     byte_count,
@@ -96,7 +96,7 @@ def _names(platform: str) -> tuple[str, ...]:
     return tuple(board.name for board in boards() if board.platform == platform)
 
 
-def _platform(name: str, description: str, default_board: str) -> Platform:
+def _platform(name: str, description: str, default_board: str) -> BuiltIn:
     options = (
         Option(
             "board",
@@ -109,7 +109,7 @@ def _platform(name: str, description: str, default_board: str) -> Platform:
         Option("stack", "bytes of stack", "(the board's)", check=byte_count("stack", 512)),
         PROFILE,
     )
-    return Platform(name, description, options, partial(_generate, name), _build, write_flash)
+    return BuiltIn(name, description, options, partial(_generate, name), _build, write_flash)
 
 
 QEMU = _platform(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from microddsp.errors import BoardError, nearest
 from microddsp.micro.boards import Board, boards, find_board
-from microddsp.micro.platforms.platform import Option, Platform, Project, ProjectFiles
+from microddsp.micro.platforms.platform import BuiltIn, Option, Project, ProjectFiles
 from microddsp.micro.platforms.processes import run_tool
 from microddsp.micro.platforms.standalone.files import LAYOUTS, project_files
 from microddsp.micro.tools import find_tool
@@ -97,7 +97,7 @@ def _known_boards() -> tuple[str, ...]:
     return tuple(board.name for board in boards() if board.platform == "qemu")
 
 
-STANDALONE = Platform(
+STANDALONE = BuiltIn(
     "standalone",
     "the model's two files, a queue of samples and build files for your own firmware",
     (

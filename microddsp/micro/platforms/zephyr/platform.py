@@ -11,8 +11,8 @@ from microddsp.micro.boards import Board
 from microddsp.micro.platforms.flash import write_flash
 from microddsp.micro.platforms.platform import (
     PROFILE,
+    BuiltIn,
     Option,
-    Platform,
     Project,
     ProjectFiles,
     byte_count,
@@ -70,7 +70,7 @@ def _known_boards() -> tuple[str, ...]:
     return tuple(emulated_boards())
 
 
-ZEPHYR = Platform(
+ZEPHYR = BuiltIn(
     "zephyr",
     "a Zephyr application for your own Zephyr (ZEPHYR_BASE or a west workspace)",
     (

@@ -1,0 +1,1 @@
+"""Templates of third parties: their server programs, and what talks to them."""

@@ -1,0 +1,3 @@
+"""What the tests of devices have, for templates."""
+
+from tests.micro.conftest import running as running
