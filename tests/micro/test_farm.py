@@ -421,6 +421,7 @@ reset = ["kill", "-USR1", "RELAY"]
 """
 
 
+@pytest.mark.slow
 def test_a_real_board_is_flashed_by_its_server(farm: Farm, probe: Maker, tmp_path: Path) -> None:
     """The board is a process behind a pseudo-terminal, which is started anew as by a reset."""
     flash = tmp_path / "flash"
