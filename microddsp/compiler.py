@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import tvm
@@ -14,6 +15,7 @@ from microddsp.errors import CompileError, MicroddspError, ParameterError, neare
 from microddsp.frontend import capture
 from microddsp.micro.aot.memory_options import MemoryOptions
 from microddsp.micro.aot.program import Program, build_program
+from microddsp.micro.aot.setters import build_setters
 from microddsp.micro.aot.source import StateMember, render
 from microddsp.micro.package.model import CompiledModel
 from microddsp.micro.package.names import is_model_name
@@ -22,7 +24,7 @@ from microddsp.schedules.decode_inputs import decode_inputs
 from microddsp.schedules.graph import operator_name
 from microddsp.schedules.pass_options import PassOptions, pass_context
 from microddsp.schedules.pipeline import pipeline
-from microddsp.signature import INPUT_DTYPES, Input, InputSpec, Signature, TensorSpec
+from microddsp.signature import INPUT_DTYPES, Input, InputSpec, Signature, TensorSpec, Tunable
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +61,8 @@ def compile(
     emit: str = "c",
     memory: MemoryOptions | None = None,
     passes: PassOptions | None = None,
+    tunable: Sequence[str] | Mapping[str, str] = (),
+    push: bool = False,
 ) -> CompiledModel:
     """Compile a whole pipeline, raw samples to answer, into streaming C.
 
@@ -82,6 +86,9 @@ def compile(
             what stands around them is C.
         memory: Alignments, and sections for state, constants and arena.
         passes: What to print of the passes, which to leave out, their options.
+        tunable: Numbers that `<name>_set_<number>` changes on the device, by path: "1.threshold",
+            in the units of the constructor. A mapping gives the setters' names.
+        push: Add `<name>_push`, which takes any number of samples and keeps what fills no block.
 
     Raises:
         CompileError: Something in the module cannot be compiled; says where and what to do.
@@ -95,10 +102,13 @@ def compile(
         raise ParameterError(f"unroll must be 1 to {MAX_UNROLL}, got {unroll}")
     if emit not in EMITTED:
         raise ParameterError(f"cannot emit {emit!r}", hint=nearest(emit, EMITTED))
-    captured = capture(module, example_inputs, taps=taps)
+    captured = capture(module, example_inputs, taps=taps, tunable=tunable)
+    if push:
+        _check_push(captured, io_in_arena)
     _LOG.info("captured %s: %s inputs, %s states", name, len(captured.inputs), len(captured.states))
     formats = _formats(captured, input)
     members = _members(captured)
+    by_path = {spec.path: m.name for spec, m in zip(captured.states, members, strict=True)}
     layout = memory or MemoryOptions()
     with pass_context(passes or PassOptions()), _named_failures():
         graph = decode_inputs(captured.module, formats)
@@ -115,6 +125,10 @@ def compile(
             narrow=narrow,
             align=layout.workspace_align,
         )
+        setters, designs = build_setters(captured, name, by_path, fma=chosen.fma, unroll=unroll)
+    members += [
+        StateMember(s.member, s.value, False, setting=True) for s in setters if s.design is not None
+    ]
     for kernel in program.kernels:
         _LOG.debug("kernel %s: %s lines of C", kernel.name, kernel.body.count("\n"))
     _LOG.info(
@@ -123,7 +137,16 @@ def compile(
         len(program.calls),
         program.plan.nbytes,
     )
-    signature = _signature(name, captured, formats, members, program, io_in_arena, layout)
+    signature = replace(
+        _signature(name, captured, formats, members, program, io_in_arena, layout),
+        push=push,
+        tunables=tuple(
+            Tunable(s.name, s.path, s.value.shape, tuple(map(float, s.value.ravel())))
+            for s in setters
+        ),
+    )
+    if push:
+        signature = replace(signature, state_bytes=_with_buffers(signature))
     objects = {}
     if emit == "obj" and program.kernels:
         from microddsp.micro.aot.llvm import build_object
@@ -134,7 +157,15 @@ def compile(
         name=name,
         target=chosen,
         signature=signature,
-        sources=render(program, signature, members, kernels_apart=bool(objects), memory=layout),
+        sources=render(
+            program,
+            signature,
+            members,
+            kernels_apart=bool(objects),
+            memory=layout,
+            setters=setters,
+            designs=designs,
+        ),
         objects=objects,
         tir=lowered.script(),
         relax=graph.script(),
@@ -187,7 +218,9 @@ def _members(captured: Capture) -> list[StateMember]:
     lines = _states_of(captured, DELAY_LINES)
     counts = _states_of(captured, ("dsp.event_counter",))
     return [
-        StateMember(f"s_{spec.name}", spec.initial, i not in lines, i in counts)
+        StateMember(f"p_{spec.name}", spec.initial, False, setting=True)
+        if spec.setting
+        else StateMember(f"s_{spec.name}", spec.initial, i not in lines, i in counts)
         for i, spec in enumerate(captured.states)
     ]
 
@@ -228,6 +261,24 @@ def _signature(
         settle_samples=captured.settle_samples,
         io_in_arena=io_in_arena,
     )
+
+
+def _check_push(captured: Capture, io_in_arena: bool) -> None:
+    """Any number of samples makes sense where all inputs are signals of one length."""
+    if io_in_arena:
+        raise ParameterError(
+            "inputs in the workspace do not last from call to call",
+            hint="push, or io_in_arena, not both",
+        )
+    lengths = {spec.shape[-1] if len(spec.shape) == 2 else None for spec in captured.inputs}
+    if len(lengths) != 1 or None in lengths:
+        raise ParameterError("push needs inputs (channels, samples) of one length")
+
+
+def _with_buffers(signature: Signature) -> int:
+    """sizeof the state struct with what `push` keeps."""
+    buffers = sum(-(-spec.nbytes // 4) * 4 for spec in signature.inputs)
+    return -(-signature.state_bytes // 4) * 4 + 4 + buffers
 
 
 def _raw(spec: TensorSpec, fmt: Input) -> InputSpec:

@@ -140,6 +140,10 @@ class BoardSession:
         """`RemoteModel.run` of the only model."""
         return self._only.run(*inputs, tail=tail)
 
+    def set(self, name: str, value: float | Sequence[float] | Array) -> None:
+        """`RemoteModel.set` of the only model."""
+        self._only.set(name, value)
+
     def reset(self) -> None:
         """`RemoteModel.reset` of the only model."""
         self._only.reset()

@@ -13,7 +13,7 @@ from microddsp.micro.package.host_library import HostLibrary
 from microddsp.micro.package.memory import MemoryReport, measure
 from microddsp.micro.targets import Target
 from microddsp.signature import Signature
-from microddsp.streams import join_blocks, split_blocks
+from microddsp.streams import join_blocks, setting, split_blocks
 
 CODE_KINDS = ("c", "tir", "relax")
 
@@ -117,6 +117,14 @@ class CompiledModel:
         library = self._host()
         outputs = [library.process(block) for block in blocks]
         return join_blocks(self.signature, outputs, like=inputs)
+
+    def set(self, name: str, value: float | Sequence[float] | np.ndarray | torch.Tensor) -> None:
+        """Change a tunable number from the next block on; `reset` leaves it.
+
+        Raises:
+            ParameterError: No such number, another shape, or a value that its setter refuses.
+        """
+        self._host().set(name, setting(self.signature, name, value))
 
     def reset(self) -> None:
         """Forget the signal seen so far."""
