@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import fx
-from tvm import relax, te, tirx
+from tvm import relax, te
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from microddsp.errors import UnsupportedOperatorError
@@ -157,9 +157,7 @@ def _near_zero(name: str) -> Callable[[fx.Node, Any], Any]:
     """log1p and expm1, which the importer takes apart: near zero nothing would be left."""
 
     def function(x: te.Tensor) -> te.Tensor:
-        return te.compute(
-            x.shape, lambda *i: library_call(f"{name}f", x(*i)), name=name
-        )
+        return te.compute(x.shape, lambda *i: library_call(f"{name}f", x(*i)), name=name)
 
     def convert(node: fx.Node, importer: Any) -> Any:
         x, builder = importer.env[node.args[0]], importer.block_builder

@@ -56,9 +56,7 @@ def separate_copies(program: torch.export.ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
-def lift_states(
-    program: torch.export.ExportedProgram, settings: Sequence[str] = ()
-) -> list[State]:
+def lift_states(program: torch.export.ExportedProgram, settings: Sequence[str] = ()) -> list[State]:
     """Rewrite the program in place: inputs then states in, outputs then new states out.
 
     Args:

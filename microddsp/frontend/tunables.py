@@ -76,9 +76,7 @@ class Tunables:
         return [number.path for number in self.plain] + buffers
 
 
-def find_tunables(
-    module: torch.nn.Module, wanted: Sequence[str] | Mapping[str, str]
-) -> Tunables:
+def find_tunables(module: torch.nn.Module, wanted: Sequence[str] | Mapping[str, str]) -> Tunables:
     """Look up numbers by path, "1.threshold"; a mapping gives the setters' names.
 
     Raises:
@@ -267,6 +265,12 @@ def _moved(tuned: Tuned) -> list[str]:
         trial = _Trial(tuned.block)
         trial.give(number.source, number.value.double() * (1 + _PROBE) + _PROBE * 1e-3)
         keys |= set(trial.moved())
+        if any(not trial.before[key].is_floating_point() for key in keys):
+            raise CompileError(
+                "this number decides a whole number, of samples or of taps",
+                where=number.path,
+                hint="it is fixed when compiling",
+            )
     return [key for key in tuned.block.design() if key in keys]
 
 
@@ -326,8 +330,7 @@ def check_starts(module: torch.nn.Module, tunables: Tunables) -> None:
             parameter.mul_(1 + _PROBE).add_(_PROBE)
             reset(module)
             moved = [
-                not torch.equal(old, new)
-                for old, new in zip(before, module.buffers(), strict=True)
+                not torch.equal(old, new) for old, new in zip(before, module.buffers(), strict=True)
             ]
             parameter.copy_(kept)
             reset(module)
@@ -348,5 +351,3 @@ def kept_designs(tunables: Tunables) -> Iterator[None]:
             assert fixed is not None
             tuned.block._buffers[name] = fixed.float()
     yield
-
-

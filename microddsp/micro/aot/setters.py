@@ -59,9 +59,7 @@ def build_setters(
     Raises:
         CompileError: A design cannot be computed on a device.
     """
-    setters = [
-        Setter(n.name, n.path, _numbers(n.value), members[n.path]) for n in captured.plain
-    ]
+    setters = [Setter(n.name, n.path, _numbers(n.value), members[n.path]) for n in captured.plain]
     designs = []
     for index, design in enumerate(captured.designs):
         designs.append(_design(index, design, name, members, fma=fma, unroll=unroll))

@@ -312,7 +312,12 @@ def _push(signature: Signature) -> dict[str, Any]:
     return {
         "push_buffers": buffers,
         "push_arguments": ", ".join(
-            [*arguments[: 1 + count], "uint32_t samples", "uint32_t *taken", *arguments[1 + count :]]
+            [
+                *arguments[: 1 + count],
+                "uint32_t samples",
+                "uint32_t *taken",
+                *arguments[1 + count :],
+            ]
         ),
         "push_checks": " || ".join(f"({p} == NULL)" for p in [*_pointers(signature), "taken"]),
         "push_straight": all(buffer["rows"] == 1 for buffer in buffers),
@@ -327,9 +332,7 @@ def _reset_line(name: str, state: StateMember) -> str:
     return f"(void)memset({member}, 0, sizeof({member}));"
 
 
-def _body(
-    program: Program, name: str, several: bool, memory: str = "self->workspace"
-) -> list[str]:
+def _body(program: Program, name: str, several: bool, memory: str = "self->workspace") -> list[str]:
     lines = []
     for call in program.calls:
         if call.kernel is None:
