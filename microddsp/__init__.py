@@ -35,6 +35,8 @@ __version__ = "0.1.0"
 _LAZY = {
     "compile": "microddsp.compiler",
     "load": "microddsp.micro.package.archive",
+    "load_models": "microddsp.micro.package.archive",
+    "save": "microddsp.micro.package.archive",
     "open_board": "microddsp.micro.session",
     "verify": "microddsp.verification",
     "streaming": "microddsp.dsp.streaming",
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
     from microddsp.dsp.streaming import step as step
     from microddsp.dsp.streaming import streaming as streaming
     from microddsp.micro.package.archive import load as load
+    from microddsp.micro.package.archive import load_models as load_models
+    from microddsp.micro.package.archive import save as save
     from microddsp.micro.session import open_board as open_board
     from microddsp.verification import verify as verify
 
@@ -78,8 +82,10 @@ __all__ = [
     "compile",
     "dsp",
     "load",
+    "load_models",
     "open_board",
     "reset",
+    "save",
     "step",
     "streaming",
     "training",

@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import tvm
 
 from microddsp.budget import check_budget, read_limits
 from microddsp.errors import CompileError, MicroddspError, ParameterError, nearest
 from microddsp.frontend import capture
+from microddsp.micro.aot.kernel import Kernel, Parameter
 from microddsp.micro.aot.memory_options import MemoryOptions
 from microddsp.micro.aot.program import Program, build_program
 from microddsp.micro.aot.setters import build_setters
@@ -137,6 +139,7 @@ def compile(
         len(program.calls),
         program.plan.nbytes,
     )
+    _check_setters(captured, [setter.name for setter in setters])
     signature = replace(
         _signature(name, captured, formats, members, program, io_in_arena, layout),
         push=push,
@@ -173,6 +176,9 @@ def compile(
             (b.name, b.nbytes, program.plan.offsets[b.name], b.first, b.last)
             for b in program.buffers
         ),
+        kernels=tuple(_kernel_row(kernel) for kernel in program.kernels),
+        constant_bytes=sum(value.nbytes for _, value in program.constants),
+        parameters=_saved(program),
     )
     check_budget(model, limits)
     return model
@@ -263,6 +269,19 @@ def _signature(
     )
 
 
+def _kernel_row(kernel: Kernel) -> tuple[str, int, int]:
+    def nbytes(parameters: Sequence[Parameter]) -> int:
+        return sum(p.elements * np.dtype(p.dtype).itemsize for p in parameters)
+
+    return kernel.name, nbytes(kernel.scratch), nbytes(kernel.parameters)
+
+
+def _saved(program: Program) -> bytes:
+    """The constants as TVM saves parameters, by their names in the C."""
+    tensors = {place.name: tvm.runtime.tensor(value) for place, value in program.constants}
+    return bytes(tvm.runtime.save_param_dict(tensors)) if tensors else b""
+
+
 def _check_push(captured: Capture, io_in_arena: bool) -> None:
     """Any number of samples makes sense where all inputs are signals of one length."""
     if io_in_arena:
@@ -270,9 +289,20 @@ def _check_push(captured: Capture, io_in_arena: bool) -> None:
             "inputs in the workspace do not last from call to call",
             hint="push, or io_in_arena, not both",
         )
+    for spec in (*captured.inputs, *captured.outputs):
+        if spec.name in ("samples", "taken") or spec.name.startswith("push_"):
+            raise ParameterError(f"with push no input or output can be called {spec.name!r}")
     lengths = {spec.shape[-1] if len(spec.shape) == 2 else None for spec in captured.inputs}
     if len(lengths) != 1 or None in lengths:
         raise ParameterError("push needs inputs (channels, samples) of one length")
+
+
+def _check_setters(captured: Capture, names: Sequence[str]) -> None:
+    """<NAME>_SET_GAIN_LEN must not be the length of an input `set_gain`."""
+    taken = {spec.name.upper() for spec in (*captured.inputs, *captured.outputs)}
+    for name in names:
+        if f"SET_{name.upper()}" in taken:
+            raise CompileError(f"set_{name} is a setter, and an input or output too")
 
 
 def _with_buffers(signature: Signature) -> int:

@@ -42,6 +42,7 @@ def run_command(
     tail: Annotated[
         str, typer.Option(help="A last block that is not full: error, or drop it.")
     ] = "drop",
+    name: Annotated[str | None, typer.Option(help="Which one of several models.")] = None,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", help="Tunable number, name=value, before the first sample."),
@@ -82,7 +83,7 @@ def run_command(
     from microddsp.signals import read_inputs, write_npz
 
     on_farm = is_farm_address(board)
-    model = microddsp.load(archive)
+    model = microddsp.load(archive, name)
     recording = read_inputs(inputs, model.signature, columns=column or ())
     signals, dropped = _whole_blocks(model, recording, tail)
     result: dict[str, Any] = {"model": model.name, "board": board, "dropped_samples": dropped}

@@ -104,6 +104,10 @@ def find_tunables(module: torch.nn.Module, wanted: Sequence[str] | Mapping[str, 
             block.numbers.append(Number(name, path, value.detach().clone(), source))
         else:
             raise _unknown(owner, where, what)
+    capitals = [name.upper() for name in given]
+    for name in given:
+        if capitals.count(name.upper()) > 1:
+            raise CompileError(f"two setters would have the macros of {name!r}")
     for block in tuned.values():
         block.keys = _moved(block)
     return Tunables(tuple(plain), tuple(tuned.values()))

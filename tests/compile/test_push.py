@@ -42,7 +42,8 @@ static int feed({name}_t *self, float (*answer)[{elements}], unsigned seed)
                 chunk[{chunk_at}] = signal[{signal_at}];
             }}
         }}
-        while ((status = {name}_push(self, chunk, n, &taken, answer[ready])) == {NAME}_BLOCK_READY) {{
+        while ((status = {name}_push(self, chunk, n, &taken, answer[ready]))
+               == {NAME}_BLOCK_READY) {{
             if (++ready > {blocks}u) {{ return 10; }}
         }}
         if (status != {NAME}_OK || taken != n) {{ return 11; }}
@@ -53,12 +54,14 @@ static int feed({name}_t *self, float (*answer)[{elements}], unsigned seed)
 int main(void)
 {{
     uint32_t taken = 0u;
+    float *y = answers[0][0];
     int status;
     READ(signal);
-    if ({name}_push(&one, signal, 1u, &taken, answers[0][0]) != {NAME}_ERR_NOT_READY) {{ return 1; }}
-    if ({name}_init(&one, 0, 0u) != {NAME}_OK || {name}_init(&two, 0, 0u) != {NAME}_OK) {{ return 2; }}
-    if ({name}_push(&one, signal, 1u, 0, answers[0][0]) != {NAME}_ERR_NULL) {{ return 3; }}
-    if ({name}_push(&one, signal, 5u, &taken, answers[0][0]) != {NAME}_OK || taken != 5u) {{ return 4; }}
+    if ({name}_push(&one, signal, 1u, &taken, y) != {NAME}_ERR_NOT_READY) {{ return 1; }}
+    if ({name}_init(&one, 0, 0u) != {NAME}_OK) {{ return 2; }}
+    if ({name}_init(&two, 0, 0u) != {NAME}_OK) {{ return 2; }}
+    if ({name}_push(&one, signal, 1u, 0, y) != {NAME}_ERR_NULL) {{ return 3; }}
+    if ({name}_push(&one, signal, 5u, &taken, y) != {NAME}_OK || taken != 5u) {{ return 4; }}
     {name}_reset(&one);
     status = feed(&one, answers[0], 1u);
     if (status != 0) {{ return status; }}
@@ -129,3 +132,27 @@ def test_push_is_refused_where_it_makes_no_sense() -> None:
         microddsp.compile(chain(), torch.zeros(1, 16), push=True, io_in_arena=True)
     with pytest.raises(ParameterError, match="channels, samples"):
         microddsp.compile(torch.nn.Linear(4, 2), torch.zeros(4), push=True)
+
+
+class Named(torch.nn.Module):
+    """One output, called as the variables of `push` might be."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {self.name: x * 2.0}
+
+
+@pytest.mark.parametrize("name", ["count", "status", "row", "from"])
+def test_names_of_tensors_do_not_meet_those_of_push(tmp_path: Path, name: str) -> None:
+    model = microddsp.compile(Named(name), torch.zeros(2, 8), target="host", push=True)
+    x = np.ones((2, 8), "float32")
+    np.testing.assert_array_equal(model.run(x)[name], 2 * x)
+
+
+@pytest.mark.parametrize("name", ["samples", "taken", "push_count"])
+def test_a_name_that_push_needs_is_refused(name: str) -> None:
+    with pytest.raises(ParameterError, match=f"called '{name}'"):
+        microddsp.compile(Named(name), torch.zeros(1, 8), push=True)

@@ -32,7 +32,8 @@ class CompiledModel:
     `(name, bytes, offset, first step, last step)` of the arena; each statement of a kernel is a
     step, `tir` is the lowered IR as text. `objects` maps names of object files for the target to
     their bytes: the kernels, unless they are in the C. `relax` is the graph before all passes as
-    text; an archive does not hold it.
+    text. `kernels` lists `(name, bytes of scratch, bytes in and out)`; `parameters` are the
+    constants, `constant_bytes` of them, as `tvm.runtime.save_param_dict` gives them.
     """
 
     name: str
@@ -42,7 +43,10 @@ class CompiledModel:
     tir: str = ""
     buffers: tuple[tuple[str, int, int, int, int], ...] = ()
     objects: dict[str, bytes] = field(default_factory=dict)
-    relax: str = field(default="", compare=False)
+    relax: str = ""
+    kernels: tuple[tuple[str, int, int], ...] = ()
+    constant_bytes: int = 0
+    parameters: bytes = field(default=b"", repr=False)
     _library: HostLibrary | None = field(default=None, repr=False, compare=False)
     _memory: MemoryReport | None = field(default=None, repr=False, compare=False)
     _load: Load | None = field(default=None, repr=False, compare=False)
