@@ -75,8 +75,9 @@ def compile(
         name: Prefix of every C symbol; an identifier.
         input: What the device delivers, for all inputs or by input name.
         taps: Module paths of inner blocks whose outputs become outputs too.
-        budget: Limits in bytes for "flash", "ram" (state + arena) and "stack"; for "load" a text
-            like "50%@64MHz": modelled cycles of a Cortex-M4F against the sample rate.
+        budget: Limits in bytes for "flash", "constants" in it, "ram", "state" and "arena" in it,
+            and "stack"; for "load" a text like "50%@64MHz": modelled cycles of a Cortex-M4F against
+            the sample rate.
         unroll: Samples per pass of a sample loop; None chooses, usually eight. Fewer make the
             program smaller and a little slower.
         io_in_arena: Inputs and outputs lie inside the workspace, where they share memory with
@@ -86,7 +87,7 @@ def compile(
             them. Flash for a little time; the numbers that are computed stay the same.
         emit: "c", or "obj": the kernels are an object file for the target, made by LLVM, and only
             what stands around them is C.
-        memory: Alignments, and sections for state, constants and arena.
+        memory: Alignments, sections for state, constants and arena, a planner of the arena.
         passes: What to print of the passes, which to leave out, their options.
         tunable: Numbers that `<name>_set_<number>` changes on the device, by path: "1.threshold",
             in the units of the constructor. A mapping gives the setters' names.
@@ -126,6 +127,7 @@ def compile(
             io_in_arena=io_in_arena,
             narrow=narrow,
             align=layout.workspace_align,
+            planner=layout.planner,
         )
         setters, designs = build_setters(captured, name, by_path, fma=chosen.fma, unroll=unroll)
     members += [
@@ -177,7 +179,12 @@ def compile(
             for b in program.buffers
         ),
         kernels=tuple(_kernel_row(kernel) for kernel in program.kernels),
-        constant_bytes=sum(value.nbytes for _, value in program.constants),
+        constant_bytes=sum(
+            value.nbytes
+            for constants in (program.constants, *(d.program.constants for d in designs))
+            for _, value in constants
+        )
+        + sum(m.initial.nbytes for m in members if m.initial.any()),
         parameters=_saved(program),
     )
     check_budget(model, limits)

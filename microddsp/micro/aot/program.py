@@ -10,7 +10,7 @@ import tvm
 from tvm import relax
 
 from microddsp.errors import CompileError
-from microddsp.micro.aot.arena import ALIGN, Buffer, Plan, plan_arena
+from microddsp.micro.aot.arena import ALIGN, Buffer, Plan, Planner, plan_arena, plan_with
 from microddsp.micro.aot.calls import Call, Place
 from microddsp.micro.aot.kernel import Kernel, generate, pairs_of
 from microddsp.micro.aot.lives import lives
@@ -58,6 +58,7 @@ class _Builder:
         self.witnesses: dict[tuple[str, str], tuple[int, ...]] = {}  # by kind and name of a place
         self.temporaries = 0
         self.prefix = ""
+        self.planner: Planner | None = None
 
     def run(self) -> Program:
         names = [*self.inputs, *self.states]
@@ -250,7 +251,11 @@ class _Builder:
 
     def _plan(self) -> None:
         self.program.buffers, inplace = lives(self.program.calls, self.planned)
-        self.program.plan = plan_arena(self.program.buffers, inplace=inplace, align=self.align)
+        self.program.plan = (
+            plan_with(self.planner, self.program.buffers, align=self.align)
+            if self.planner
+            else plan_arena(self.program.buffers, inplace=inplace, align=self.align)
+        )
         self._tell_kernels()
 
     def _tell_kernels(self) -> None:
@@ -281,6 +286,7 @@ def build_program(
     align: int = ALIGN,
     prefix: str = "",
     doubles: bool = False,
+    planner: Planner | None = None,
 ) -> Program:
     """Turn a lowered module (main of call_tir bindings) into calls on planned memory. `narrow`
     stores constants in fewer bits where that loses nothing; `prefix` begins the names of kernels
@@ -290,7 +296,7 @@ def build_program(
         CompileError: An operator is left that has no kernel, or no C can be printed for one.
     """
     builder = _Builder(mod, name, inputs, outputs, states, fma, io_in_arena, narrow, align)
-    builder.prefix = prefix
+    builder.prefix, builder.planner = prefix, planner
     program = builder.run()
     used = {place.dtype for call in program.calls for place in call.arguments}
     if not doubles and not used <= C_TYPES.keys():
