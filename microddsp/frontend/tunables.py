@@ -27,6 +27,8 @@ from microddsp.micro.package.names import is_c_name
 _PARAMETRISED = (Frequency, Positive, Between)
 # A relative change that no rounding hides and that leaves a number in its range, mostly.
 _PROBE = 1e-3
+# Small and large ones: a step shows at some of them. Out of range is no harm: nothing is kept.
+_PROBES = (1 + _PROBE, 0.25, 0.6, 1.7, 4.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +161,23 @@ def _source(block: Block, what: str) -> str | None:
         found = _number(trial.block, what)
         if found is None or found.shape != probe.shape or not torch.equal(found.double(), probe):
             continue
-        if trial.moved():
+        if _depending(block, source, value):
             return source
     return None
+
+
+def _depending(block: Block, source: str, value: Tensor) -> set[str]:
+    """Items of the design that follow from a number: by how they are computed, or because they
+    change with it. A step (a number of samples) does not change with every small move."""
+    trial = _Trial(block)
+    found: set[str] = set()
+    for factor in _PROBES:
+        probe = value.detach().double() * factor + _PROBE * (factor - 1)
+        trial.give(source, probe.requires_grad_())
+        for key, now in trial.block.design().items():
+            if now.requires_grad or not torch.equal(now, trial.before[key]):
+                found.add(key)
+    return found
 
 
 def _number(block: Block, what: str) -> Tensor | None:
@@ -256,26 +272,19 @@ class _Trial:
                 valid = torch.logical_and(valid, condition)
         return found, valid
 
-    def moved(self) -> list[str]:
-        """Items of the design that are not what they were."""
-        with torch.no_grad():
-            now = self.block.design()
-        return [key for key, old in self.before.items() if not torch.equal(old, now[key])]
-
 
 def _moved(tuned: Tuned) -> list[str]:
     keys: set[str] = set()
+    now = tuned.block.design()
     for number in tuned.numbers:
-        trial = _Trial(tuned.block)
-        trial.give(number.source, number.value.double() * (1 + _PROBE) + _PROBE * 1e-3)
-        keys |= set(trial.moved())
-        if any(not trial.before[key].is_floating_point() for key in keys):
+        keys |= _depending(tuned.block, number.source, number.value)
+        if any(not now[key].is_floating_point() for key in keys):
             raise CompileError(
                 "this number decides a whole number, of samples or of taps",
                 where=number.path,
                 hint="it is fixed when compiling",
             )
-    return [key for key in tuned.block.design() if key in keys]
+    return [key for key in now if key in keys]
 
 
 class DesignOf(torch.nn.Module):

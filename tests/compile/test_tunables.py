@@ -241,7 +241,7 @@ REFUSED: dict[str, tuple[Callable[[], torch.nn.Module], str, str]] = {
     "a parametrisation": (chain, "1.attack.raw", "does not use this number"),
     "where a state starts": (started, "start_state", "a state starts from this number"),
     "a learnable delay": (
-        lambda: dsp.LearnableDelay(0.01, max_s=0.05, sample_rate_hz=1000),
+        lambda: dsp.LearnableDelay(0.0104, max_s=0.05, sample_rate_hz=1000),
         "delay_s",
         "decides a whole number",
     ),
