@@ -36,6 +36,8 @@ __version__ = "0.1.0"
 _LAZY = {
     "compile": "microddsp.compiler",
     "load": "microddsp.micro.package.archive",
+    "load_models": "microddsp.micro.package.archive",
+    "save": "microddsp.micro.package.archive",
     "open_board": "microddsp.micro.session",
     "report": "microddsp.reporting",
     "verify": "microddsp.verification",
@@ -54,6 +56,8 @@ if TYPE_CHECKING:
     from microddsp.dsp.streaming import step as step
     from microddsp.dsp.streaming import streaming as streaming
     from microddsp.micro.package.archive import load as load
+    from microddsp.micro.package.archive import load_models as load_models
+    from microddsp.micro.package.archive import save as save
     from microddsp.micro.session import open_board as open_board
     from microddsp.reporting import report as report
     from microddsp.verification import verify as verify
@@ -82,9 +86,11 @@ __all__ = [
     "compile",
     "dsp",
     "load",
+    "load_models",
     "open_board",
     "report",
     "reset",
+    "save",
     "step",
     "streaming",
     "training",

@@ -15,7 +15,7 @@ from microddsp.errors import BudgetError, ParameterError, nearest
 if TYPE_CHECKING:
     from microddsp.micro.package.model import CompiledModel
 
-SIZES = ("flash", "ram", "stack")
+SIZES = ("flash", "ram", "stack", "state", "arena", "constants")
 KEYS = (*SIZES, "load")
 _SIZE = re.compile(r"(\d+)([KkMm]?)(?:i?[Bb])?")
 _FACTOR = {"": 1, "k": 1024, "m": 1024 * 1024}
@@ -35,7 +35,7 @@ class LoadLimit:
 
 
 def read_limits(given: Mapping[str, int | str] | None) -> dict[str, int | LoadLimit]:
-    """Bytes for flash, ram and stack; for load a text like "50%@64MHz".
+    """Bytes for flash, ram, state, arena, constants and stack; for load a text like "50%@64MHz".
 
     Raises:
         ParameterError: Unknown, or not larger than zero.
@@ -77,7 +77,7 @@ def check_budget(model: CompiledModel, limits: Mapping[str, int | LoadLimit]) ->
     rows, over = [], []
     for key, limit in limits.items():
         used, text = used_of(model, key, limit)
-        rows.append(f"{key:6} {text}")
+        rows.append(f"{key:9} {text}")
         if used > 1:
             over.append(key)
     if not over:
@@ -103,9 +103,14 @@ def used_of(model: CompiledModel, key: str, limit: int | LoadLimit) -> tuple[flo
             f"{100 * share:8.2f}% of {limit}: {load.cycles_high:.0f} modelled cycles a block of "
             f"{model.signature.block}"
         )
-    memory = model.memory
-    used = {"flash": memory.flash_bytes, "ram": memory.ram_bytes, "stack": memory.stack_bytes}
-    return used[key] / limit, f"{used[key]:>8} of {limit}"
+    # what the plan tells needs no compiler
+    planned = {
+        "state": model.signature.state_bytes,
+        "arena": model.signature.workspace_bytes,
+        "constants": model.constant_bytes,
+    }
+    used = planned[key] if key in planned else getattr(model.memory, f"{key}_bytes")
+    return used / limit, f"{used:>8} of {limit}"
 
 
 def _table(model: CompiledModel) -> list[str]:

@@ -8,14 +8,17 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import tvm
 
 from microddsp.budget import check_budget, read_limits
 from microddsp.errors import CompileError, MicroddspError, ParameterError, nearest
 from microddsp.frontend import capture
+from microddsp.micro.aot.kernel import Kernel, Parameter
 from microddsp.micro.aot.lives import steps
 from microddsp.micro.aot.memory_options import MemoryOptions
 from microddsp.micro.aot.program import Program, build_program
+from microddsp.micro.aot.setters import build_setters
 from microddsp.micro.aot.source import StateMember, render
 from microddsp.micro.package.model import CompiledModel
 from microddsp.micro.package.names import is_model_name
@@ -25,12 +28,12 @@ from microddsp.schedules.decode_inputs import decode_inputs
 from microddsp.schedules.graph import operator_name
 from microddsp.schedules.pass_options import PassOptions, pass_context
 from microddsp.schedules.pipeline import lower
-from microddsp.signature import INPUT_DTYPES, Input, InputSpec, Signature, TensorSpec
+from microddsp.signature import INPUT_DTYPES, Input, InputSpec, Signature, TensorSpec, Tunable
 
 if TYPE_CHECKING:
     import torch
 
-    from microddsp.frontend.capture import Capture
+    from microddsp.frontend.capture import Capture, StateSpec
 
 _LOG = logging.getLogger(__name__)
 MAX_UNROLL = 64
@@ -62,6 +65,8 @@ def compile(
     emit: str = "c",
     memory: MemoryOptions | None = None,
     passes: PassOptions | None = None,
+    tunable: Sequence[str] | Mapping[str, str] = (),
+    push: bool = False,
 ) -> CompiledModel:
     """Compile a whole pipeline, raw samples to answer, into streaming C.
 
@@ -72,8 +77,9 @@ def compile(
         name: Prefix of every C symbol; an identifier.
         input: What the device delivers, for all inputs or by input name.
         taps: Module paths of inner blocks whose outputs become outputs too.
-        budget: Limits in bytes for "flash", "ram" (state + arena) and "stack"; for "load" a text
-            like "50%@64MHz": modelled cycles of a Cortex-M4F against the sample rate.
+        budget: Limits in bytes for "flash", "constants" in it, "ram", "state" and "arena" in it,
+            and "stack"; for "load" a text like "50%@64MHz": modelled cycles of a Cortex-M4F against
+            the sample rate.
         unroll: Samples per pass of a sample loop; None chooses, usually eight. Fewer make the
             program smaller and a little slower.
         io_in_arena: Inputs and outputs lie inside the workspace, where they share memory with
@@ -83,8 +89,11 @@ def compile(
             them. Flash for a little time; the numbers that are computed stay the same.
         emit: "c", or "obj": the kernels are an object file for the target, made by LLVM, and only
             what stands around them is C.
-        memory: Alignments, and sections for state, constants and arena.
+        memory: Alignments, sections for state, constants and arena, a planner of the arena.
         passes: What to print of the passes, which to leave out, their options.
+        tunable: Numbers that `<name>_set_<number>` changes on the device, by path: "1.threshold",
+            in the units of the constructor. A mapping gives the setters' names.
+        push: Add `<name>_push`, which takes any number of samples and keeps what fills no block.
 
     Raises:
         CompileError: Something in the module cannot be compiled; says where and what to do.
@@ -98,10 +107,13 @@ def compile(
         raise ParameterError(f"unroll must be 1 to {MAX_UNROLL}, got {unroll}")
     if emit not in EMITTED:
         raise ParameterError(f"cannot emit {emit!r}", hint=nearest(emit, EMITTED))
-    captured = capture(module, example_inputs, taps=taps)
+    captured = capture(module, example_inputs, taps=taps, tunable=tunable)
+    if push:
+        _check_push(captured, io_in_arena)
     _LOG.info("captured %s: %s inputs, %s states", name, len(captured.inputs), len(captured.states))
     formats = _formats(captured, input)
     members = _members(captured)
+    by_path = {spec.path: m.name for spec, m in zip(captured.states, members, strict=True)}
     layout = memory or MemoryOptions()
     with pass_context(passes or PassOptions()), _named_failures():
         graph = decode_inputs(captured.module, formats)
@@ -117,7 +129,12 @@ def compile(
             io_in_arena=io_in_arena,
             narrow=narrow,
             align=layout.workspace_align,
+            planner=layout.planner,
         )
+        setters, designs = build_setters(captured, name, by_path, fma=chosen.fma, unroll=unroll)
+    members += [
+        StateMember(s.member, s.value, False, setting=True) for s in setters if s.design is not None
+    ]
     for kernel in program.kernels:
         _LOG.debug("kernel %s: %s lines of C", kernel.name, kernel.body.count("\n"))
     _LOG.info(
@@ -126,7 +143,17 @@ def compile(
         len(program.calls),
         program.plan.nbytes,
     )
-    signature = _signature(name, captured, formats, members, program, io_in_arena, layout)
+    _check_setters(captured, [setter.name for setter in setters])
+    signature = replace(
+        _signature(name, captured, formats, members, program, io_in_arena, layout),
+        push=push,
+        tunables=tuple(
+            Tunable(s.name, s.path, s.value.shape, tuple(map(float, s.value.ravel())))
+            for s in setters
+        ),
+    )
+    if push:
+        signature = replace(signature, state_bytes=_with_buffers(signature))
     objects = {}
     if emit == "obj" and program.kernels:
         from microddsp.micro.aot.llvm import build_object
@@ -137,7 +164,15 @@ def compile(
         name=name,
         target=chosen,
         signature=signature,
-        sources=render(program, signature, members, kernels_apart=bool(objects), memory=layout),
+        sources=render(
+            program,
+            signature,
+            members,
+            kernels_apart=bool(objects),
+            memory=layout,
+            setters=setters,
+            designs=designs,
+        ),
         objects=objects,
         tir=lowered.script(),
         relax=graph.script(),
@@ -146,6 +181,14 @@ def compile(
             for b in program.buffers
         ),
         outline=_outline(captured, program, units, members),
+        kernels=tuple(_kernel_row(kernel) for kernel in program.kernels),
+        constant_bytes=sum(
+            value.nbytes
+            for constants in (program.constants, *(d.program.constants for d in designs))
+            for _, value in constants
+        )
+        + sum(m.initial.nbytes for m in members if m.initial.any()),
+        parameters=_saved(program),
     )
     check_budget(model, limits)
     return model
@@ -191,14 +234,16 @@ def _members(captured: Capture) -> list[StateMember]:
     lines = _states_of(captured, DELAY_LINES)
     counts = _states_of(captured, ("dsp.event_counter",))
     return [
-        StateMember(_member_name(spec.name), spec.initial, i not in lines, i in counts)
+        StateMember(_member_name(spec), spec.initial, False, setting=True)
+        if spec.setting
+        else StateMember(_member_name(spec), spec.initial, i not in lines, i in counts)
         for i, spec in enumerate(captured.states)
     ]
 
 
-def _member_name(state: str) -> str:
-    """What a state is called in the struct."""
-    return f"s_{state}"
+def _member_name(state: StateSpec) -> str:
+    """What a state or a number that can be set is called in the struct."""
+    return f"{'p' if state.setting else 's'}_{state.name}"
 
 
 def _states_of(captured: Capture, operators: Sequence[str]) -> set[int]:
@@ -239,6 +284,48 @@ def _signature(
     )
 
 
+def _kernel_row(kernel: Kernel) -> tuple[str, int, int]:
+    def nbytes(parameters: Sequence[Parameter]) -> int:
+        return sum(p.elements * np.dtype(p.dtype).itemsize for p in parameters)
+
+    return kernel.name, nbytes(kernel.scratch), nbytes(kernel.parameters)
+
+
+def _saved(program: Program) -> bytes:
+    """The constants as TVM saves parameters, by their names in the C."""
+    tensors = {place.name: tvm.runtime.tensor(value) for place, value in program.constants}
+    return bytes(tvm.runtime.save_param_dict(tensors)) if tensors else b""
+
+
+def _check_push(captured: Capture, io_in_arena: bool) -> None:
+    """Any number of samples makes sense where all inputs are signals of one length."""
+    if io_in_arena:
+        raise ParameterError(
+            "inputs in the workspace do not last from call to call",
+            hint="push, or io_in_arena, not both",
+        )
+    for spec in (*captured.inputs, *captured.outputs):
+        if spec.name in ("samples", "taken") or spec.name.startswith("push_"):
+            raise ParameterError(f"with push no input or output can be called {spec.name!r}")
+    lengths = {spec.shape[-1] if len(spec.shape) == 2 else None for spec in captured.inputs}
+    if len(lengths) != 1 or None in lengths:
+        raise ParameterError("push needs inputs (channels, samples) of one length")
+
+
+def _check_setters(captured: Capture, names: Sequence[str]) -> None:
+    """<NAME>_SET_GAIN_LEN must not be the length of an input `set_gain`."""
+    taken = {spec.name.upper() for spec in (*captured.inputs, *captured.outputs)}
+    for name in names:
+        if f"SET_{name.upper()}" in taken:
+            raise CompileError(f"set_{name} is a setter, and an input or output too")
+
+
+def _with_buffers(signature: Signature) -> int:
+    """sizeof the state struct with what `push` keeps."""
+    buffers = sum(-(-spec.nbytes // 4) * 4 for spec in signature.inputs)
+    return -(-signature.state_bytes // 4) * 4 + 4 + buffers
+
+
 def _raw(spec: TensorSpec, fmt: Input) -> InputSpec:
     if fmt == Input():
         return InputSpec(spec.name, spec.shape, spec.dtype)
@@ -272,7 +359,8 @@ def _outline(
         for call, (first, last) in zip(program.calls, steps(program.calls), strict=True)
     )
     fields, _ = _state_layout(members, bool(program.plan.nbytes))
-    owned = [replace(u, states=tuple(map(_member_name, u.states))) for u in captured.units]
+    names = {state.name: _member_name(state) for state in captured.states}
+    owned = [replace(u, states=tuple(names[s] for s in u.states)) for u in captured.units]
     return Outline(tuple(owned), captured.made_by, calls, fields)
 
 

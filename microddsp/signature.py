@@ -20,6 +20,8 @@ C_TYPES = {
     "int64": "int64_t",
     "bool": "uint8_t",
 }
+# What kernels may use: signals are never float64, designs of filters are.
+KERNEL_TYPES = {**C_TYPES, "float64": "double"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +123,20 @@ class OutputStructure:
 
 
 @dataclass(frozen=True, slots=True)
+class Tunable:
+    """A number that `set_<name>` changes: one, shape (), or several. `path` is where the pipeline
+    has it, `value` what it was when compiled."""
+
+    name: str
+    path: str
+    shape: tuple[int, ...]
+    value: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Signature:
     """Everything a caller of the compiled C must know. `io_in_arena`: inputs and outputs lie inside
-    the workspace, and functions of the model say where."""
+    the workspace, and functions of the model say where. `push`: it takes any number of samples."""
 
     name: str
     inputs: tuple[InputSpec, ...]
@@ -137,6 +150,8 @@ class Signature:
     settle_samples: int = 0
     abi_version: int = field(default=1)
     io_in_arena: bool = False
+    push: bool = False
+    tunables: tuple[Tunable, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -159,6 +174,10 @@ class Signature:
                     "outputs": tuple(
                         TensorSpec(**{**o, "shape": tuple(map(int, o["shape"]))})
                         for o in data["outputs"]
+                    ),
+                    "tunables": tuple(
+                        Tunable(t["name"], t["path"], tuple(t["shape"]), tuple(t["value"]))
+                        for t in data.get("tunables", ())
                     ),
                     "structure": OutputStructure(
                         **{**data["structure"], "names": tuple(data["structure"]["names"])}

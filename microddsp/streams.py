@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microddsp.errors import SignalError
+from microddsp.errors import ParameterError, SignalError, nearest
 from microddsp.signature import InputSpec, Signature
 
 if TYPE_CHECKING:
@@ -118,6 +118,27 @@ def join_blocks(
 
         return signature.structure.unflatten([torch.from_numpy(value) for value in joined])
     return signature.structure.unflatten(joined)
+
+
+def setting(signature: Signature, name: str, value: Any) -> np.ndarray:
+    """A new value of a tunable number, float32, as its setter takes it.
+
+    Raises:
+        ParameterError: There is no such number, or the value has another shape.
+    """
+    known = {tunable.name: tunable for tunable in signature.tunables}
+    if name not in known:
+        raise ParameterError(
+            f"{signature.name} has no tunable number {name!r}",
+            hint=nearest(name, known) if known else 'compile(..., tunable=["1.threshold"])',
+        )
+    values = _to_numpy(value)
+    if values.dtype.kind not in "fiu" or values.shape != known[name].shape:
+        raise ParameterError(
+            f"{name} is float32 of shape {known[name].shape}, got {values.dtype} of {values.shape}",
+            where=signature.name,
+        )
+    return np.ascontiguousarray(values, dtype="float32")
 
 
 def _is_tensor(value: Any) -> bool:

@@ -21,6 +21,7 @@ from microddsp.cli.defaults import read_defaults
 from microddsp.cli.farm import farm
 from microddsp.cli.fit import fit_command
 from microddsp.cli.micro import micro
+from microddsp.cli.pack import pack_command
 from microddsp.cli.report import report_command
 from microddsp.cli.run import run_command
 from microddsp.cli.verify_gradients import verify_gradients_command
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.command("compile")(compile_command)
 app.command("run")(run_command)
 app.command("report")(report_command)
+app.command("pack")(pack_command)
 app.command("fit")(fit_command)
 app.command("verify-gradients")(verify_gradients_command)
 app.command("boards")(boards)

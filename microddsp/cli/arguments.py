@@ -108,6 +108,23 @@ def parse_list(text: str | None, known: Sequence[str] = ()) -> tuple[str, ...]:
     return words
 
 
+def parse_tunables(texts: Sequence[str]) -> list[str] | dict[str, str]:
+    """Paths, or `name=path` for all of them."""
+    return parse_options(texts) if any("=" in text for text in texts) else list(texts)
+
+
+def parse_settings(texts: Sequence[str]) -> dict[str, float | list[float]]:
+    """`name=number`, or `name=number,number` for one a channel."""
+    settings: dict[str, float | list[float]] = {}
+    for name, text in parse_options(texts).items():
+        try:
+            numbers = [float(word) for word in text.split(",")]
+        except ValueError as error:
+            raise typer.BadParameter(f"{name}={text}: {text!r} is no number") from error
+        settings[name] = numbers if "," in text else numbers[0]
+    return settings
+
+
 def parse_memory(
     workspace_align: int, constant_align: int | None, sections: str | None
 ) -> MemoryOptions:

@@ -17,6 +17,7 @@ from microddsp.cli.arguments import (
     parse_memory,
     parse_options,
     parse_shapes,
+    parse_tunables,
 )
 from microddsp.cli.model_reference import HELP, load_module, parse_reference
 from microddsp.cli.render import describe, show_facts, show_json
@@ -87,6 +88,13 @@ def compile_command(
         str | None,
         typer.Option(help="Linker sections: state=.dtcm,constants=.flash_ext,arena=.bss.fast"),
     ] = None,
+    tunable: Annotated[
+        list[str] | None,
+        typer.Option(help="Number that the device may change: 1.threshold, or name=1.threshold."),
+    ] = None,
+    push: Annotated[
+        bool, typer.Option("--push", help="Add NAME_push, which takes any number of samples.")
+    ] = False,
     dump_code: Annotated[
         str | None, typer.Option(help="Write what the model was on its way: c,tir,relax")
     ] = None,
@@ -118,6 +126,7 @@ def compile_command(
     memory = parse_memory(workspace_byte_alignment, constant_byte_alignment, section)
     dumped = parse_list(dump_code, CODE_KINDS)
     configured = parse_options(pass_config or ())
+    numbers = parse_tunables(tunable or ())
     check_choice(input_dtype, tuple(INPUT_DTYPES))
     try:
         samples = Input(input_dtype, input_scale, input_offset, input_unit, interleaved)
@@ -145,6 +154,8 @@ def compile_command(
         narrow=narrow,
         emit=emit,
         memory=memory,
+        tunable=numbers,
+        push=push,
         passes=PassOptions(
             print_before=parse_list(print_ir_before),
             print_after=parse_list(print_ir_after),

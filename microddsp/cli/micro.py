@@ -135,12 +135,14 @@ def _create(
     import microddsp
     from microddsp.micro.platforms import create_project as write
 
-    model = microddsp.load(archive)
-    project = write(directory, model, options=options, platform=platform, force=True)
+    models = microddsp.load_models(archive)
+    project = write(
+        directory, list(models.values()), options=options, platform=platform, force=True
+    )
     facts: dict[str, object] = {"project": str(directory), "platform": platform.name}
     if project.board:
         facts["board"] = project.board.name
-    _show({**facts, "model": model.name}, as_json)
+    _show({**facts, "model": ", ".join(models)}, as_json)
 
 
 def _show_options(platform: Platform, as_json: bool) -> None:

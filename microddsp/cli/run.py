@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from microddsp.cli import render
-from microddsp.cli.arguments import check_archive, check_board, check_choice
+from microddsp.cli.arguments import check_archive, check_board, check_choice, parse_settings
 from microddsp.cli.model_reference import HELP, load_module, parse_reference
 from microddsp.micro.boards import HOST, find_board
 from microddsp.micro.farm.address import is_farm_address
@@ -42,6 +42,11 @@ def run_command(
     tail: Annotated[
         str, typer.Option(help="A last block that is not full: error, or drop it.")
     ] = "drop",
+    name: Annotated[str | None, typer.Option(help="Which one of several models.")] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Tunable number, name=value, before the first sample."),
+    ] = None,
     verify: Annotated[
         str | None, typer.Option(metavar="MODEL", help=f"Compare with PyTorch: {HELP}")
     ] = None,
@@ -72,16 +77,19 @@ def run_command(
     if output is not None and not output.parent.is_dir():
         raise typer.BadParameter(f"there is no folder {str(output.parent)!r}")
     reference = parse_reference(verify) if verify is not None else None
+    settings = parse_settings(setting or ())
 
     import microddsp
     from microddsp.signals import read_inputs, write_npz
 
     on_farm = is_farm_address(board)
-    model = microddsp.load(archive)
+    model = microddsp.load(archive, name)
     recording = read_inputs(inputs, model.signature, columns=column or ())
     signals, dropped = whole_blocks(model, recording, tail)
     result: dict[str, Any] = {"model": model.name, "board": board, "dropped_samples": dropped}
     if board in (None, HOST) and not (print_time or profile):
+        for name, value in settings.items():
+            model.set(name, value)
         values = model.run(*signals)
         if reference:
             report = microddsp.verify(load_module(reference)[0], model, *signals)
@@ -96,6 +104,8 @@ def run_command(
             serial_number=serial_number,
             wait_s=wait_s,
         ) as session:
+            for name, value in settings.items():
+                session.set(name, value)
             values = session.run(*signals)
             if print_time:
                 result["time"] = render.as_json(session.time(*signals))

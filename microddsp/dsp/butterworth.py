@@ -250,4 +250,4 @@ def gain_first(sections: Tensor) -> Tensor:
 
 def _scaled(plain: Tensor, gain: Tensor) -> Tensor:
     first = torch.cat([plain[..., :1, :3] * gain[..., None, None], plain[..., :1, 3:]], -1)
-    return torch.cat([first, plain[..., 1:, :]], -2)
+    return torch.cat([first, plain[..., 1:, :]], -2) if plain.shape[-2] > 1 else first

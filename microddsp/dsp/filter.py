@@ -106,13 +106,18 @@ def settled(kind: str, c: Tensor) -> Tensor:
         return (b1 - a1 * y)[..., None]
     if kind == "svf":
         m0, m2 = c[..., 3], c[..., 5]
-        y = torch.cumprod(m0 + m2, -1)
-        x = torch.cat([torch.ones_like(y[..., :1]), y[..., :-1]], -1)
+        x = _before(torch.cumprod(m0 + m2, -1))
         return torch.stack([torch.zeros_like(x), x], -1)
     b0, b1, b2, a1, a2 = c.unbind(-1)
     y = torch.cumprod((b0 + b1 + b2) / (1 + a1 + a2), -1)
-    x = torch.cat([torch.ones_like(y[..., :1]), y[..., :-1]], -1)
+    x = _before(y)
     return torch.stack([y - b0 * x, b2 * x - a2 * y], -1)
+
+
+def _before(y: Tensor) -> Tensor:
+    """What each section hears: a constant 1, or what the one before it gives."""
+    first = torch.ones_like(y[..., :1])
+    return first if y.shape[-1] == 1 else torch.cat([first, y[..., :-1]], -1)
 
 
 def pole_radius(kind: str, c: Tensor) -> Tensor:

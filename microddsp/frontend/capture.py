@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +34,15 @@ from microddsp.frontend.scans import keep_samples_last
 from microddsp.frontend.state_lifting import State, lift_states, separate_copies
 from microddsp.frontend.structure import Tapped, check_names, structure_of
 from microddsp.frontend.time_axis import stream_axes
+from microddsp.frontend.tunables import (
+    DesignOf,
+    Number,
+    Tunables,
+    Tuned,
+    check_starts,
+    find_tunables,
+    kept_designs,
+)
 from microddsp.frontend.units import binding_units, units_of
 from microddsp.outline import Unit
 from microddsp.relax_ops.origins import with_origins
@@ -43,10 +52,23 @@ from microddsp.signature import OutputStructure, TensorSpec
 
 @dataclass(frozen=True, slots=True)
 class StateSpec:
-    """A buffer that the module updates: its C name and what it starts from."""
+    """A buffer that the module updates: its C name and what it starts from. A `setting` is only
+    read; `path` is where the module has it."""
 
     name: str
     initial: np.ndarray
+    path: str = ""
+    setting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """A graph that computes settings from tunable numbers: `main` takes `numbers` and gives the
+    values of `settings` (paths), then 1 if all is valid."""
+
+    module: tvm.IRModule
+    numbers: tuple[Number, ...]
+    settings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +85,8 @@ class Capture:
     sample_rate_hz: float | None
     units: tuple[Unit, ...]
     made_by: tuple[int, ...]
+    plain: tuple[Number, ...] = ()
+    designs: tuple[Design, ...] = ()
 
 
 def capture(
@@ -70,6 +94,7 @@ def capture(
     example_inputs: Tensor | Sequence[Tensor],
     *,
     taps: Sequence[str] = (),
+    tunable: Sequence[str] | Mapping[str, str] = (),
 ) -> Capture:
     """Trace one block of a stream. The module is left as it was.
 
@@ -90,10 +115,14 @@ def capture(
         owned.restore()
         settle = _settle(module)
         reset(module)
-        with fixed_designs(module):
+        tunables = find_tunables(module, tunable)
+        check_starts(module, tunables)
+        with fixed_designs(module), kept_designs(tunables):
             program = _export(traced, inputs)
+        designs = tuple(_design(tuned) for tuned in tunables.tuned)
     check_names([*names], structure)
-    states = lift_states(program)
+    _check_reached(program, tunables)
+    states = lift_states(program, tunables.settings)
     prepare(program)
     check_stability(program)
     warn_of_imprecision(module)
@@ -115,7 +144,42 @@ def capture(
         sample_rate_hz=sample_rate(module),
         units=units,
         made_by=made_by[: len(structure.names)],
+        plain=tunables.plain,
+        designs=designs,
     )
+
+
+def _design(tuned: Tuned) -> Design:
+    """A block's design as a graph of its own."""
+    program = _export(DesignOf(tuned), tuple(number.value.float() for number in tuned.numbers))
+    lift_states(program)
+    prepare(program, doubles=True)
+    return Design(to_relax(program), tuple(tuned.numbers), tuple(tuned.buffers()))
+
+
+def _check_reached(program: torch.export.ExportedProgram, tunables: Tunables) -> None:
+    """A number must act through what stays an input, and through nothing else.
+
+    Raises:
+        CompileError: The model does not use it, or uses it in another way too.
+    """
+    used = {node.name for node in program.graph.nodes if node.users}
+    read = {
+        spec.target.removeprefix("inner.")
+        for spec in program.graph_signature.input_specs
+        if spec.target is not None and spec.arg.name in used
+    }
+    for path in tunables.settings:
+        if path not in read:
+            raise CompileError("the compiled model does not use this number", where=path)
+    for tuned in tunables.tuned:
+        for path in tuned.parameters():
+            if path in read:
+                raise CompileError(
+                    "this number acts in other ways than through the block's design",
+                    where=path,
+                    hint="it cannot be changed on the device",
+                )
 
 
 def _examples(example_inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -210,7 +274,8 @@ def _outputs(
 
 def _state(state: State) -> StateSpec:
     value = state.initial.detach().cpu().numpy()
-    return StateSpec(state.name, np.ascontiguousarray(copy.copy(value)))
+    path = state.target.removeprefix("inner.")
+    return StateSpec(state.name, np.ascontiguousarray(copy.copy(value)), path, state.setting)
 
 
 def _dtype(x: Tensor) -> str:

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from torch import fx
-from tvm import relax, te, tirx
+from tvm import relax, te
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from microddsp.errors import UnsupportedOperatorError
 from microddsp.frontend.aten import KERNELS
+from microddsp.frontend.aten.elementwise import library_call
 from microddsp.frontend.diagnostics import place
 from microddsp.frontend.scans import convert_scan
 from microddsp.frontend.units import RESULT
@@ -157,13 +158,11 @@ def _near_zero(name: str) -> Callable[[fx.Node, Any], Any]:
     """log1p and expm1, which the importer takes apart: near zero nothing would be left."""
 
     def function(x: te.Tensor) -> te.Tensor:
-        return te.compute(
-            x.shape, lambda *i: tirx.call_pure_extern("float32", f"{name}f", x(*i)), name=name
-        )
+        return te.compute(x.shape, lambda *i: library_call(f"{name}f", x(*i)), name=name)
 
     def convert(node: fx.Node, importer: Any) -> Any:
         x, builder = importer.env[node.args[0]], importer.block_builder
-        if str(x.ty.dtype) != "float32":
+        if str(x.ty.dtype) not in ("float32", "float64"):
             x = builder.emit(relax.op.astype(x, "float32"))
         return builder.emit_te(function, x, primfunc_name_hint=name)
 
@@ -233,8 +232,9 @@ def _known() -> frozenset[str]:
     return frozenset(ExportedProgramImporter().create_convert_map()) | frozenset(CONVERTERS)
 
 
-def check_supported(program: torch.export.ExportedProgram) -> None:
-    """Refuse operators without a converter or kernel, and types without C, all at once.
+def check_supported(program: torch.export.ExportedProgram, *, doubles: bool = False) -> None:
+    """Refuse operators without a converter or kernel, and types without C, all at once. `doubles`
+    allows float64: in designs, never in signals.
 
     Raises:
         UnsupportedOperatorError: Lists each with module path and line.
@@ -244,7 +244,7 @@ def check_supported(program: torch.export.ExportedProgram) -> None:
     for node in program.graph.nodes:
         if node.op not in ("call_function", "placeholder"):
             continue
-        reason = _problem(node, known)
+        reason = _problem(node, known, doubles)
         if reason:
             problems[f"{reason} ({place(node)})"] = None
     if problems:
@@ -255,12 +255,14 @@ def check_supported(program: torch.export.ExportedProgram) -> None:
         )
 
 
-def _problem(node: fx.Node, known: frozenset[str]) -> str:
+def _problem(node: fx.Node, known: frozenset[str], doubles: bool) -> str:
     value = node.meta.get("val")
     for tensor in value if isinstance(value, tuple | list) else [value]:
         dtype = getattr(tensor, "dtype", None)
         if isinstance(tensor, torch.Tensor) and tensor.is_complex():
             return f"{node.name} is complex; give torch.view_as_real(x), or what is made of it"
+        if doubles and dtype == torch.float64:
+            continue
         if isinstance(tensor, torch.Tensor) and dtype not in _DEVICE_TYPES:
             return f"{node.name} has type {dtype}; use float32 or an integer type"
         if isinstance(tensor, torch.Tensor) and not all(isinstance(d, int) for d in tensor.shape):

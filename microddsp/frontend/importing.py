@@ -28,8 +28,9 @@ _IMPORT_ERRORS = (
 )
 
 
-def prepare(program: torch.export.ExportedProgram) -> None:
-    """Rewrite what the importer would get wrong, and refuse what cannot be compiled.
+def prepare(program: torch.export.ExportedProgram, *, doubles: bool = False) -> None:
+    """Rewrite what the importer would get wrong, and refuse what cannot be compiled; float64 too
+    unless `doubles`.
 
     Raises:
         UnsupportedOperatorError: Lists all that cannot.
@@ -41,7 +42,7 @@ def prepare(program: torch.export.ExportedProgram) -> None:
     mend(program)
     fold_constants(program)  # what mending wrote out of constants
     simplify_views(program)
-    check_supported(program)
+    check_supported(program, doubles=doubles)
 
 
 def to_relax(program: torch.export.ExportedProgram) -> tvm.IRModule:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,12 +22,14 @@ from microddsp.frontend.diagnostics import place
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A lifted buffer: C name, module path of the buffer, placeholder, value before the stream."""
+    """A lifted buffer: C name, module path of the buffer, placeholder, value before the stream.
+    A `setting` is a number that the model only reads."""
 
     name: str
     target: str
     placeholder: str
     initial: Tensor
+    setting: bool = False
 
 
 def separate_copies(program: torch.export.ExportedProgram) -> None:
@@ -53,8 +56,12 @@ def separate_copies(program: torch.export.ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
-def lift_states(program: torch.export.ExportedProgram) -> list[State]:
+def lift_states(program: torch.export.ExportedProgram, settings: Sequence[str] = ()) -> list[State]:
     """Rewrite the program in place: inputs then states in, outputs then new states out.
+
+    Args:
+        program: As torch exports it.
+        settings: Paths of parameters and buffers that become states which keep their values.
 
     Raises:
         CompileError: An input is mutated, or an output is no tensor.
@@ -85,6 +92,7 @@ def lift_states(program: torch.export.ExportedProgram) -> list[State]:
     lifted: list[InputSpec] = []
     rest: list[InputSpec] = []
     values = dict(program.named_buffers())
+    by_name = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     for spec in signature.input_specs:
         if spec.kind == InputKind.BUFFER and spec.target in new_value:
             assert spec.target is not None
@@ -94,6 +102,13 @@ def lift_states(program: torch.export.ExportedProgram) -> list[State]:
             lifted.append(InputSpec(InputKind.USER_INPUT, spec.arg, None, None))
         elif spec.kind == InputKind.USER_INPUT:
             inputs.append(spec)
+        elif spec.target is not None and spec.target.removeprefix("inner.") in settings:
+            node = by_name[spec.arg.name]
+            name = _c_name(spec.target.replace("design_", ""), {state.name for state in states})
+            initial = {**values, **dict(program.named_parameters())}[spec.target]
+            states.append(State(name, spec.target, spec.arg.name, initial.detach(), setting=True))
+            new_value[spec.target] = node
+            lifted.append(InputSpec(InputKind.USER_INPUT, spec.arg, None, None))
         else:
             rest.append(spec)
     output.args = (

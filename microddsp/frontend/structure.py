@@ -90,7 +90,7 @@ def check_names(inputs: Sequence[str], structure: OutputStructure) -> None:
         CompileError: Names it.
     """
     for name in (*inputs, *structure.names):
-        if not is_c_name(name) or name in ("self", "outputs"):
+        if not is_c_name(name) or name in ("self", "outputs", "check"):
             raise CompileError(
                 f"{name!r} cannot be the name of an input or output in C",
                 hint="rename the argument of forward, or the key of the returned dict",

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microddsp.errors import BoardError
+from microddsp.errors import BoardError, LinkError, ParameterError
 from microddsp.micro.boards import Board
 from microddsp.micro.rpc.link import Link
 from microddsp.micro.timing import FunctionTime, Timing
 from microddsp.signature import Signature, TensorSpec
-from microddsp.streams import join_blocks, split_blocks
+from microddsp.streams import join_blocks, setting, split_blocks
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +37,7 @@ class _Remote:
     stack_high_water: Any
     inputs: tuple[Any, ...]
     outputs: tuple[Any, ...]
+    setters: dict[str, Any]
 
 
 class RemoteModel:
@@ -72,6 +73,7 @@ class RemoteModel:
                 find(f"{prefix}stack_high_water"),
                 tuple(self._empty(spec) for spec in self.signature.inputs),
                 tuple(self._empty(spec) for spec in self.signature.outputs),
+                {t.name: find(f"{prefix}set_{t.name}") for t in self.signature.tunables},
             )
         )
         self._remote.reset()
@@ -113,6 +115,30 @@ class RemoteModel:
             tensor.copyfrom(array)
         remote.process(*remote.inputs, *remote.outputs)
         return [tensor.numpy() for tensor in remote.outputs]
+
+    def set(self, name: str, value: float | Sequence[float] | Array) -> None:
+        """Change a tunable number on the device; `reset`, and so `run`, leaves it.
+
+        Raises:
+            ParameterError: No such number, another shape, or a value that its setter refuses.
+            LinkError: The device stopped.
+        """
+        values = setting(self.signature, name, value)
+        with self._lock:
+            self.check_open()
+            try:
+                self._link.call(self._set, name, values)
+            except LinkError as error:
+                if f"{self.signature.name.upper()}_ERR_RANGE" not in error.message:
+                    raise
+                raise ParameterError(
+                    f"{name} cannot be {values.tolist()}", where=self.board.name
+                ) from error
+
+    def _set(self, name: str, values: np.ndarray) -> None:
+        import tvm
+
+        self._remote.setters[name](tvm.runtime.tensor(values, self._link.device))
 
     def reset(self) -> None:
         """Forget the signal seen so far."""

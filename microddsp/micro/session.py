@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any
@@ -140,6 +140,10 @@ class BoardSession:
         """`RemoteModel.run` of the only model."""
         return self._only.run(*inputs, tail=tail)
 
+    def set(self, name: str, value: float | Sequence[float] | Array) -> None:
+        """`RemoteModel.set` of the only model."""
+        self._only.set(name, value)
+
     def reset(self) -> None:
         """`RemoteModel.reset` of the only model."""
         self._only.reset()
@@ -195,7 +199,7 @@ class BoardSession:
 
 def open_board(
     board: str | Board = DEFAULT_BOARD,
-    model: CompiledModel | Sequence[CompiledModel] | None = None,
+    model: CompiledModel | Sequence[CompiledModel] | Mapping[str, CompiledModel] | None = None,
     *,
     platform: str | None = None,
     options: Mapping[str, str] | None = None,
@@ -210,8 +214,8 @@ def open_board(
     Args:
         board: A name from `microddsp boards`, a board's file, as the platform calls it, or one of
             a farm: "rpc://HOST:PORT/KEY", with "?board=NAME" where the key does not tell.
-        model: What `compile` or `load` gave, for the board's processor; several for a firmware
-            with all of them, each under its name: `board["plops"].run(x)`.
+        model: What `compile`, `load` or `load_models` gave, for the board's processor; several for
+            a firmware with all of them, each under its name: `board["plops"].run(x)`.
         platform: The kind of firmware; that of the board otherwise.
         options: The platform's own, as texts.
         timeout_s: The device must answer every call within this, or it is stopped.
@@ -227,7 +231,8 @@ def open_board(
     """
     if model is None:
         raise BoardError("open_board needs a model", hint="open_board(board, model)")
-    models = list(model) if isinstance(model, Sequence) else [model]
+    several = model.values() if isinstance(model, Mapping) else model
+    models = list(several) if isinstance(several, Iterable) else [several]
     given = {**(options or {}), **({"profile": "yes"} if profile else {})}
     farm = parse_address(board) if is_farm_address(board) else None
     if farm and (port or serial_number):

@@ -221,7 +221,13 @@ def _emit_loop(
         """Known and the same for all channels: constants; else from a table of the channel's."""
         if not isinstance(expr, tvm.ir.GenericConst):
             shape = static_shape(expr) or ()
-            return loop.table(tensor(expr), range(int(np.prod(shape[1:]))))
+            if len(shape) == rank:  # the same for all channels, but not known yet
+                shape = (1, *shape)
+                args.append(builder.emit(relax.op.reshape(value_of(expr), shape)))
+                index = loop.tensor(shape, str(expr.ty.dtype))
+            else:
+                index = tensor(expr)
+            return loop.table(index, range(int(np.prod(shape[1:]))))
         values = expr.value.numpy()
         if values.ndim == rank:
             return constants(values)

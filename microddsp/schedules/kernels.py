@@ -107,8 +107,11 @@ def _beside_its_user(schedule: s_tir.Schedule, block: SBlockRV) -> None:
     turns = [_turns(schedule.get(b).iter_vars) for b in (block, *users)]
     if len(users) != 1 or turns[0] != turns[1]:
         return
+    loops = schedule.get_loops(users[0])
+    if not loops:  # of one number each
+        return
     try:
-        schedule.compute_at(block, schedule.get_loops(users[0])[-1])
+        schedule.compute_at(block, loops[-1])
     except (s_tir.ScheduleError, tvm.error.InternalError):
         pass  # it writes an output too
 

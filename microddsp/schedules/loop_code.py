@@ -70,8 +70,9 @@ class Parts:
         """Code of channel `c`: states to registers, all samples, registers to states."""
         floats = sum(len(s.leaves) for s in self.states)
         fixed: dict[int, Value] = {
-            id(value): T.bind(element_of(buffers, self.inputs[index], c, i))
+            id(value): T.bind(element_of(buffers, table, c if table.shape[0] > 1 else 0, i))
             for value, index, i in self.tables
+            for table in (self.inputs[index],)
         }
         registers: tirx.Buffer = T.alloc_buffer((floats,), "float32") if floats else None
         count = self.integers()

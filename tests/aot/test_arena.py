@@ -1,7 +1,16 @@
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microddsp.micro.aot.arena import ALIGN, Buffer, most_at_once, plan_arena
+import microddsp
+from microddsp import dsp
+from microddsp.errors import CompileError
+from microddsp.micro.aot.arena import ALIGN, Buffer, Planner, most_at_once, plan_arena, plan_with
+from microddsp.micro.aot.memory_options import MemoryOptions
 
 buffers = st.lists(
     st.tuples(st.integers(1, 500), st.integers(0, 12), st.integers(0, 6)), max_size=14
@@ -98,3 +107,38 @@ def test_only_pairs_that_may_share_a_place_do(known: list[Buffer], data: st.Data
             x, y = plan.offsets[a.name], plan.offsets[b.name]
             if a.overlaps(b) and x < y + b.nbytes and y < x + a.nbytes:
                 assert {(a.name, b.name), (b.name, a.name)} & set(plan.merged) and x == y
+
+
+def side_by_side(known: Sequence[Buffer], align: int) -> dict[str, int]:
+    offsets, at = {}, 0
+    for b in known:
+        offsets[b.name] = at
+        at += -(-b.nbytes // align) * align
+    return offsets
+
+
+def test_a_planner_of_ones_own_is_used_and_gives_the_same_answers() -> None:
+    pipeline = torch.nn.Sequential(dsp.Frames(32, 16), torch.nn.Linear(32, 8), torch.nn.Tanh())
+    x = np.random.default_rng(0).standard_normal((1, 64)).astype("float32")
+    options = MemoryOptions(planner=side_by_side)
+    own = microddsp.compile(pipeline, torch.zeros(1, 16), target="host", memory=options)
+    ours = microddsp.compile(pipeline, torch.zeros(1, 16), target="host")
+    assert own.signature.workspace_bytes >= ours.signature.workspace_bytes
+    assert {row[0]: row[2] for row in own.buffers} == side_by_side(
+        [Buffer(row[0], row[1], row[3], row[4]) for row in own.buffers], 8
+    )
+    np.testing.assert_array_equal(own.run(x), ours.run(x))
+
+
+@pytest.mark.parametrize(
+    ("planner", "words"),
+    [
+        (lambda known, align: {"a": 0}, "place each buffer"),
+        (lambda known, align: {"a": 0, "b": 12}, "not aligned"),
+        (lambda known, align: {"a": 8, "b": 0}, "same place"),
+        (lambda known, align: {"a": -8, "b": 16}, "not aligned"),
+    ],
+)
+def test_a_wrong_plan_is_refused(planner: Planner, words: str) -> None:
+    with pytest.raises(CompileError, match=words):
+        plan_with(planner, [Buffer("a", 8, 0, 1), Buffer("b", 16, 1, 2)])

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from microddsp.errors import ArchiveError
 from microddsp.micro.package import archive
 from microddsp.micro.package.model import CompiledModel
 from microddsp.micro.targets import find_target
-from microddsp.signature import InputSpec, OutputStructure, Signature, TensorSpec
+from microddsp.signature import InputSpec, OutputStructure, Signature, TensorSpec, Tunable
 
 ROOT = Path(__file__).resolve().parents[2]
-SIGNATURE = "executor-config/aot/signature.json"
+SIGNATURE = "executor-config/aot/plops.json"
 SOURCE = "codegen/host/src/plops.c"
 
 
@@ -43,10 +44,26 @@ def small_model() -> CompiledModel:
             workspace_bytes=512,
             sample_rate_hz=8000.0,
             settle_samples=300,
+            tunables=(Tunable("gain", "1.gain", (2,), (1.0, 2.0)),),
         ),
         sources={"plops.h": "/* header */\n", "plops.c": '#include "plops.h"\n'},
         tir="# kernels\n",
         buffers=(("b0", 512, 0, 0, 1),),
+        relax="# graph\n",
+        kernels=(("plops_k0_filter", 64, 1024),),
+        constant_bytes=24,
+        parameters=b"constants",
+    )
+
+
+def model_called(name: str) -> CompiledModel:
+    """The small model under another name."""
+    model = small_model()
+    return replace(
+        model,
+        name=name,
+        signature=replace(model.signature, name=name),
+        sources={f"{name}.h": "/* other */\n", f"{name}.c": f'#include "{name}.h"\n'},
     )
 
 
@@ -104,6 +121,71 @@ def test_a_loaded_model_equals_the_saved_one(tmp_path: Path) -> None:
     assert archive.load(tmp_path / "plops.tar") == model
 
 
+def test_several_models_lie_in_one_archive_by_name(tmp_path: Path) -> None:
+    models = [small_model(), model_called("words")]
+    archive.save(models, tmp_path / "two.tar")
+    assert archive.load_models(tmp_path / "two.tar") == {"plops": models[0], "words": models[1]}
+    assert archive.load(tmp_path / "two.tar", "words") == models[1]
+    assert (tmp_path / "two.tar").read_bytes() == archive.to_bytes(models[::-1])
+    with pytest.raises(ArchiveError, match=r"several models: plops, words(.|\n)*load_models"):
+        archive.load(tmp_path / "two.tar")
+    with pytest.raises(ArchiveError, match="did you mean 'words'"):
+        archive.load(tmp_path / "two.tar", "wodrs")
+
+
+@pytest.mark.parametrize("name", ["plops", "PLOPS"])
+def test_models_of_one_name_are_refused(tmp_path: Path, name: str) -> None:
+    """Names that differ in case only have the same macros."""
+    with pytest.raises(ArchiveError, match="two models are called"):
+        archive.save([small_model(), model_called(name)], tmp_path / "two.tar")
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_of_one_model_are_not_another_ones(tmp_path: Path) -> None:
+    """Each file is covered by a digest of its module; an unknown module's is refused."""
+    members = members_of(archive.to_bytes([small_model(), model_called("words")]))
+    metadata = json.loads(members["metadata.json"])
+    del metadata["modules"]["words"]
+    members["metadata.json"] = json.dumps(metadata).encode()
+    assert "digest" in refused(tmp_path, tar_of([entry(n, c) for n, c in members.items()]))
+
+
+def test_an_archive_of_the_layout_before_still_loads(tmp_path: Path) -> None:
+    """One model, files without its name, kernels and constants not listed."""
+    members = members_of(archive.to_bytes(small_model()))
+    moved = {SIGNATURE: "executor-config/aot/signature.json", "src/plops.tir": "src/tir-cpu.txt"}
+    for gone in ("src/plops.relax", "parameters/plops.params"):
+        del members[gone]
+    members = {moved.get(path, path): content for path, content in members.items()}
+    metadata = json.loads(members["metadata.json"])
+    module = metadata["modules"]["plops"]
+    module["memory"]["functions"]["operator_functions"] = []
+    module["memory"]["functions"]["main"][0]["constants_size_bytes"] = 0
+    module["microddsp"]["sha256"] = {
+        path: hashlib.sha256(content).hexdigest()
+        for path, content in members.items()
+        if path != "metadata.json"
+    }
+    members["metadata.json"] = json.dumps(metadata).encode()
+    signature = json.loads(members["executor-config/aot/signature.json"])
+    (tmp_path / "old.tar").write_bytes(tar_of([entry(n, c) for n, c in members.items()]))
+    loaded = archive.load(tmp_path / "old.tar")
+    assert loaded.sources == small_model().sources
+    assert loaded.tir == small_model().tir
+    assert loaded.signature.to_json()["outputs"][0]["name"] == signature["outputs"][0]["name"]
+
+
+def test_an_archive_of_microtvm_is_told_apart(tmp_path: Path) -> None:
+    metadata = {
+        "version": 7,
+        "modules": {
+            "default": {"model_name": "default", "export_datetime": "2023-01-01 00:00:00Z"},
+        },
+    }
+    tar = tar_of([entry("metadata.json", json.dumps(metadata).encode())])
+    assert "not those of microTVM" in refused(tmp_path, tar)
+
+
 def test_equal_models_give_equal_bytes(tmp_path: Path) -> None:
     small_model().save(tmp_path / "a.tar")
     os.chdir(tmp_path)
@@ -125,7 +207,9 @@ def test_the_layout_is_that_of_model_library_format_version_7() -> None:
     assert set(members) == {
         SOURCE,
         "codegen/host/include/plops.h",
-        "src/tir-cpu.txt",
+        "src/plops.tir",
+        "src/plops.relax",
+        "parameters/plops.params",
         SIGNATURE,
         "metadata.json",
         "README.txt",
@@ -138,6 +222,14 @@ def test_the_layout_is_that_of_model_library_format_version_7() -> None:
     assert "export_datetime" not in module
     main = module["memory"]["functions"]["main"][0]
     assert main["workspace_size_bytes"] == 512
+    assert main["constants_size_bytes"] == 24
+    assert module["memory"]["functions"]["operator_functions"] == [
+        {
+            "function_name": "plops_k0_filter",
+            "workspace": [{"device": 1, "workspace_size_bytes": 64}],
+            "io": [{"device": 1, "io_size_bytes": 1024}],
+        }
+    ]
     assert main["inputs"] == {"x": {"size": 256, "dtype": "int16"}}
     assert main["io_size_bytes"] == 256 + 8 + 512
 
@@ -291,7 +383,7 @@ def test_a_changed_source_is_refused_even_with_its_own_digest_made_right(tmp_pat
 
 def test_a_changed_file_is_refused(tmp_path: Path) -> None:
     members = members_of(archive.to_bytes(small_model()))
-    members["src/tir-cpu.txt"] += b"x"
+    members["src/plops.tir"] += b"x"
     data = tar_of([entry(name, content) for name, content in members.items()])
     assert "digest" in refused(tmp_path, data)
 
@@ -319,6 +411,13 @@ METADATA: list[Callable[[dict[str, Any]], Any]] = [
     lambda m: m["modules"]["plops"]["microddsp"].update(sha256=[]),
     lambda m: m["modules"]["plops"]["microddsp"].update(buffers=[["b", "1", 0, 0, 0]]),
     lambda m: m["modules"]["plops"]["microddsp"].update(buffers=None),
+    lambda m: m["modules"]["plops"].update(model_name="other"),
+    lambda m: m["modules"]["plops"].update(style="operator"),
+    lambda m: m["modules"]["plops"].update(executors=["graph"]),
+    lambda m: m["modules"]["plops"].update(extra=1),
+    lambda m: m["modules"]["plops"]["memory"]["functions"].update(main=[]),
+    lambda m: m["modules"]["plops"]["memory"]["functions"]["main"][0].update(device=2),
+    lambda m: m["modules"].update(PLOPS=m["modules"]["plops"] | {"model_name": "PLOPS"}),
 ]
 
 
@@ -361,6 +460,10 @@ FIELDS: list[Callable[[dict[str, Any]], Any]] = [
     lambda s: s["outputs"][0].update(stream_axis=99),
     lambda s: s["outputs"][0].update(shape="64"),
     lambda s: s["structure"].update(kind="code"),
+    lambda s: s["tunables"][0].update(name="a; b"),
+    lambda s: s["tunables"][0].update(shape=[3]),
+    lambda s: s["tunables"][0].update(path="1\n#define"),
+    lambda s: s["tunables"].append(s["tunables"][0]),
     lambda s: s["structure"].update(names=["count"]),
     lambda s: s["structure"].update(type_name="a b"),
 ]

@@ -79,3 +79,16 @@ def test_what_is_not_modelled_is_refused(model: CompiledModel) -> None:
     rateless = microddsp.compile(unknown, torch.zeros(1, 64), name="rateless")
     with pytest.raises(CompileError, match="sample rate"):
         model.load.share(rateless.signature, 64e6)
+
+
+@pytest.mark.parametrize("key", ["state", "arena", "constants"])
+def test_each_kind_of_memory_has_a_limit_of_its_own(model: CompiledModel, key: str) -> None:
+    used = {
+        "state": model.signature.state_bytes,
+        "arena": model.signature.workspace_bytes,
+        "constants": model.constant_bytes,
+    }[key]
+    check_budget(model, {key: max(used, 1)})
+    if used > 1:
+        with pytest.raises(BudgetError, match=rf"over budget: {key}\n{key} +{used} of {used - 1}"):
+            check_budget(model, {key: used - 1})

@@ -69,9 +69,16 @@ def _element(x: te.Tensor, index: tuple[Value, ...]) -> Value:
     return x(*where(index, [int(size) for size in x.shape]))
 
 
+def library_call(function: str, *values: Value) -> Value:
+    """A function of C's library: `function` is its float32 form, of which others are found."""
+    if any(str(value.ty) == "float64" for value in values):
+        return tirx.call_pure_extern("float64", function.removesuffix("f"), *values)
+    return tirx.call_pure_extern("float32", function, *values)
+
+
 def _library(function: str) -> Converter:
     def apply(*values: Value) -> Value:
-        return tirx.call_pure_extern("float32", function, *values)
+        return library_call(function, *values)
 
     return _pointwise(function.removesuffix("f"), apply)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+
+from microddsp.errors import CompileError
 
 ALIGN = 8
 # Orders that the climb looks at, and buffers above which it is not tried.
@@ -36,6 +38,10 @@ class Plan:
     merged: tuple[tuple[str, str], ...] = ()
 
 
+# Buffers and alignment to offsets by name.
+Planner = Callable[[Sequence[Buffer], int], Mapping[str, int]]
+
+
 def plan_arena(
     buffers: Iterable[Buffer], *, inplace: Iterable[tuple[str, str]] = (), align: int = ALIGN
 ) -> Plan:
@@ -61,6 +67,30 @@ def plan_arena(
         if trial.nbytes <= best.nbytes:
             best = trial
     return best
+
+
+def plan_with(planner: Planner, buffers: Sequence[Buffer], *, align: int = ALIGN) -> Plan:
+    """The plan of somebody's own function, checked.
+
+    Raises:
+        CompileError: It forgets a buffer, or one is not aligned or lies in another that is alive
+            in the same step.
+    """
+    offsets = {str(name): int(at) for name, at in planner(tuple(buffers), align).items()}
+    if offsets.keys() != {b.name for b in buffers}:
+        raise CompileError("the planner must place each buffer, and nothing else")
+    for b in buffers:
+        if offsets[b.name] < 0 or offsets[b.name] % align:
+            raise CompileError(f"the planner puts {b.name} at {offsets[b.name]}, not aligned")
+    for a, b in combinations(buffers, 2):
+        apart = (
+            offsets[a.name] + a.nbytes <= offsets[b.name]
+            or offsets[b.name] + b.nbytes <= offsets[a.name]
+        )
+        if a.overlaps(b) and not apart:
+            raise CompileError(f"the planner puts {a.name} and {b.name} in the same place")
+    total = max((offsets[b.name] + b.nbytes for b in buffers), default=0)
+    return Plan(offsets, _up(total, align))
 
 
 def _disjoint(pairs: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:

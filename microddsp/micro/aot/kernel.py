@@ -21,7 +21,7 @@ from microddsp.micro.aot.rewrites import (
 )
 from microddsp.relax_ops.copy import copied
 from microddsp.schedules.lowering import plain_loops
-from microddsp.signature import C_TYPES
+from microddsp.signature import KERNEL_TYPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Kernel:
         for index, p in enumerate([*self.parameters, *self.scratch]):
             const = "" if p.written else "const "
             alias = "" if index in shared else f"{self.restrict} "
-            declared.append(f"{const}{C_TYPES[p.dtype]} *{alias}{p.name}")
+            declared.append(f"{const}{KERNEL_TYPES[p.dtype]} *{alias}{p.name}")
         return f"void {self.name}({', '.join(declared)})"
 
 
@@ -104,7 +104,7 @@ def generate(
         CompileError: The code generator has no rule for something in the function.
     """
     for p in func.params:
-        if str(p.dtype) not in C_TYPES:
+        if str(p.dtype) not in KERNEL_TYPES:
             raise CompileError(f"kernel {name} has a tensor of type {p.dtype}, which has no C type")
     written = _written_names(func)
     inplace, grown = pairs_of(func, "inplace"), pairs_of(func, "grown")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from microddsp.errors import ParameterError, nearest
+from microddsp.micro.aot.arena import Planner
 
 ALIGNMENTS = (8, 16, 32, 64)
 CLASSES = ("state", "constants", "arena")
@@ -16,7 +17,8 @@ _SECTION = re.compile(r"[A-Za-z0-9_.$]{1,64}")
 @dataclass(frozen=True, slots=True)
 class MemoryOptions:
     """Alignments in bytes (constants: None is that of their type); `sections` maps "state",
-    "constants" and "arena" to names of linker sections.
+    "constants" and "arena" to names of linker sections. `planner` places the arena's buffers in
+    place of ours: buffers and alignment in, offsets in bytes by name out; the result is checked.
 
     Raises:
         ParameterError: A value makes no sense.
@@ -25,6 +27,7 @@ class MemoryOptions:
     workspace_align: int = 8
     constant_align: int | None = None
     sections: Mapping[str, str] = field(default_factory=dict)
+    planner: Planner | None = None
 
     def __post_init__(self) -> None:
         for align in (self.workspace_align, self.constant_align):

@@ -10,14 +10,14 @@ import tvm
 from tvm import relax
 
 from microddsp.errors import CompileError
-from microddsp.micro.aot.arena import ALIGN, Buffer, Plan, plan_arena
+from microddsp.micro.aot.arena import ALIGN, Buffer, Plan, Planner, plan_arena, plan_with
 from microddsp.micro.aot.calls import Call, Place
 from microddsp.micro.aot.kernel import Kernel, generate, pairs_of
 from microddsp.micro.aot.lives import lives
 from microddsp.micro.aot.narrow import Stored, stored
 from microddsp.schedules.graph import operands, operator_name
 from microddsp.schedules.pipeline import VIEWS
-from microddsp.signature import C_TYPES
+from microddsp.signature import C_TYPES, KERNEL_TYPES
 
 
 @dataclass(slots=True)
@@ -57,6 +57,8 @@ class _Builder:
         self.constants: dict[tuple[bytes, str], Place] = {}
         self.witnesses: dict[tuple[str, str], tuple[int, ...]] = {}  # by kind and name of a place
         self.temporaries = 0
+        self.prefix = ""
+        self.planner: Planner | None = None
 
     def run(self) -> Program:
         names = [*self.inputs, *self.states]
@@ -86,7 +88,8 @@ class _Builder:
         value = np.ascontiguousarray(value)
         key = (value.tobytes(), str(value.dtype))
         if key not in self.constants:
-            place = Place("constant", f"c{len(self.constants)}", str(value.dtype), value.shape)
+            name = f"{self.prefix}c{len(self.constants)}"
+            place = Place("constant", name, str(value.dtype), value.shape)
             self.constants[key] = place
             self.program.constants.append((place, value))
         return self.constants[key]
@@ -220,7 +223,7 @@ class _Builder:
     def _kernel_name(self, func_name: str) -> str:
         """What it computes, short enough to read, numbered so that it is unique."""
         words = func_name.replace("fused_", "").replace("tir_", "").replace("relax_", "")
-        return f"{self.name}_k{len(self.kernels)}_{words[:32].strip('_')}"
+        return f"{self.name}_{self.prefix}k{len(self.kernels)}_{words[:32].strip('_')}"
 
     def _temporary(self, ty: relax.TensorType) -> Place:
         return self._new(_place("arena", "", ty))
@@ -248,7 +251,11 @@ class _Builder:
 
     def _plan(self) -> None:
         self.program.buffers, inplace = lives(self.program.calls, self.planned)
-        self.program.plan = plan_arena(self.program.buffers, inplace=inplace, align=self.align)
+        self.program.plan = (
+            plan_with(self.planner, self.program.buffers, align=self.align)
+            if self.planner
+            else plan_arena(self.program.buffers, inplace=inplace, align=self.align)
+        )
         self._tell_kernels()
 
     def _tell_kernels(self) -> None:
@@ -277,14 +284,24 @@ def build_program(
     io_in_arena: bool = False,
     narrow: bool = False,
     align: int = ALIGN,
+    prefix: str = "",
+    doubles: bool = False,
+    planner: Planner | None = None,
 ) -> Program:
     """Turn a lowered module (main of call_tir bindings) into calls on planned memory. `narrow`
-    stores constants in fewer bits where that loses nothing.
+    stores constants in fewer bits where that loses nothing; `prefix` begins the names of kernels
+    and constants, behind the model's; `doubles` allows tensors of float64.
 
     Raises:
         CompileError: An operator is left that has no kernel, or no C can be printed for one.
     """
-    return _Builder(mod, name, inputs, outputs, states, fma, io_in_arena, narrow, align).run()
+    builder = _Builder(mod, name, inputs, outputs, states, fma, io_in_arena, narrow, align)
+    builder.prefix, builder.planner = prefix, planner
+    program = builder.run()
+    used = {place.dtype for call in program.calls for place in call.arguments}
+    if not doubles and not used <= C_TYPES.keys():
+        raise _no_type(min(used - C_TYPES.keys()))
+    return program
 
 
 def _sharing(call: Call, plan: Plan) -> set[int]:
@@ -318,11 +335,15 @@ def _in_safe_order(copies: Sequence[Call]) -> list[Call]:
 def _place(kind: str, name: str, ty: relax.TensorType) -> Place:
     shape = tuple(int(size) for size in ty.shape)
     dtype = str(ty.dtype)
-    if dtype not in C_TYPES:
-        raise CompileError(
-            f"a tensor of type {dtype} has no C type here", hint="cast it to float32 or int32"
-        )
+    if dtype not in KERNEL_TYPES:
+        raise _no_type(dtype)
     return Place(kind, name, dtype, shape)
+
+
+def _no_type(dtype: str) -> CompileError:
+    return CompileError(
+        f"a tensor of type {dtype} has no C type here", hint="cast it to float32 or int32"
+    )
 
 
 def _is_view(expr: relax.Expr) -> bool:

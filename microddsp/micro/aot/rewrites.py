@@ -140,6 +140,10 @@ def _extern(name: str, *args: tvm.ir.Expr) -> tvm.ir.Expr:
 
 
 def _c_function(call: tvm.ir.Call) -> tvm.ir.Expr:
+    if isinstance(call.op, Op) and str(call.ty) == "float64":
+        name = _C_FUNCTIONS.get(call.op.name)
+        double = name.removesuffix("f") if name else ""
+        return tirx.call_pure_extern("float64", double, *call.args) if double else call
     if not isinstance(call.op, Op) or str(call.ty) != "float32":
         return call
     if call.op.name == "tirx.sigmoid":
@@ -209,6 +213,8 @@ def _contract_sub(expr: tirx.Sub) -> tvm.ir.Expr:
 
 def _exact(imm: tirx.FloatImm) -> tvm.ir.Expr:
     """The generator prints seven digits, which is not the number: pass the exact one through."""
+    if str(imm.ty) == "float64":
+        return tirx.call_pure_extern("float64", f"{EXACT}{c_double(float(imm.value))}")
     if str(imm.ty) != "float32":
         return imm
     return _extern(f"{EXACT}{c_float(float(imm.value))}")
@@ -217,11 +223,16 @@ def _exact(imm: tirx.FloatImm) -> tvm.ir.Expr:
 def c_float(value: float) -> str:
     """A C literal that is exactly the float32 nearest to `value`."""
     value = float(np.float32(value))
+    return f"{c_double(value)}f" if math.isfinite(value) else c_double(value)
+
+
+def c_double(value: float) -> str:
+    """A C literal that is exactly this double."""
     if math.isnan(value):
         return "NAN"
     if math.isinf(value):
         return "INFINITY" if value > 0 else "-INFINITY"
     if value == int(value) and abs(value) < 2**24:
-        return f"{value:.1f}f"
+        return f"{value:.1f}"
     mantissa, exponent = value.hex().split("p")
-    return f"{mantissa.rstrip('0').rstrip('.')}p{exponent}f"
+    return f"{mantissa.rstrip('0').rstrip('.')}p{exponent}"

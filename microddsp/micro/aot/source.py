@@ -16,9 +16,10 @@ from microddsp.micro.aot.calls import Place
 from microddsp.micro.aot.helpers import helpers, own_names
 from microddsp.micro.aot.memory_options import MemoryOptions
 from microddsp.micro.aot.program import Program
-from microddsp.micro.aot.rewrites import c_float
+from microddsp.micro.aot.rewrites import c_double, c_float
+from microddsp.micro.aot.setters import VALID, DesignProgram, Setter
 from microddsp.micro.package.digest import digest_of
-from microddsp.signature import C_TYPES, InputSpec, Signature, TensorSpec
+from microddsp.signature import KERNEL_TYPES, InputSpec, Signature, TensorSpec
 
 # So many elements of a state are added one by one, more in a loop.
 MOST_TERMS = 4
@@ -27,12 +28,14 @@ MOST_TERMS = 4
 @dataclass(frozen=True, slots=True)
 class StateMember:
     """A member of the state struct. `recursive` ones are checked for NaN after each block;
-    `kept` ones (counts) survive when a NaN was found and the signal starts anew."""
+    `kept` ones (counts) survive when a NaN was found and the signal starts anew; a `setting` is no
+    memory of the signal at all: only `init` and its setter write it."""
 
     name: str
     initial: np.ndarray
     recursive: bool
     kept: bool = False
+    setting: bool = False
 
     @property
     def elements(self) -> int:
@@ -46,6 +49,8 @@ def render(
     *,
     kernels_apart: bool = False,
     memory: MemoryOptions | None = None,
+    setters: Sequence[Setter] = (),
+    designs: Sequence[DesignProgram] = (),
 ) -> dict[str, str]:
     """`{"name.h": ..., "name.c": ...}`; the same model always gives the same bytes.
 
@@ -65,9 +70,12 @@ def render(
             {"name": s.name, "ctype": _ctype(str(s.initial.dtype)), "elements": s.elements}
             for s in states
         ],
-        "constants": [_table(place, value) for place, value in program.constants],
-        "helpers": helpers([k.text for k in program.kernels], name),
-        "booleans": any(re.search(r"\bbool\b", k.text) for k in program.kernels),
+        "constants": [
+            _table(place, value)
+            for constants in (program.constants, *(d.program.constants for d in designs))
+            for place, value in constants
+        ],
+        **_helpers(program, designs, name, kernels_apart),
         "kernels": [own_names(k.text, name) for k in program.kernels],
         "sections": dict((memory or MemoryOptions()).sections),
         "constant_align": (memory or MemoryOptions()).constant_align,
@@ -77,8 +85,12 @@ def render(
         "null_checks": " || ".join(f"({p} == NULL)" for p in _pointers(signature)),
         "accessors": _accessors(program, signature),
         "body": _body(program, name, _struct_of_outputs(signature)),
-        "reset_signal": [_reset_line(name, s) for s in states if not s.kept],
+        "reset_signal": [_reset_line(name, s) for s in states if not (s.kept or s.setting)],
         "reset_rest": [_reset_line(name, s) for s in states if s.kept],
+        "settings": [_reset_line(name, s) for s in states if s.setting],
+        "setters": [_setter(s) for s in setters],
+        "designs": [_design(d, name) for d in designs],
+        **_push(signature),
         **_check(states, program.witnesses),
     }
     values["constants"] += [
@@ -114,7 +126,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _ctype(dtype: str) -> str:
-    return C_TYPES[dtype]
+    return KERNEL_TYPES[dtype]
 
 
 def _is_float(state: StateMember) -> bool:
@@ -195,6 +207,8 @@ def _table(place: Place, value: np.ndarray) -> dict[str, Any]:
     flat = np.asarray(value).ravel()
     if place.dtype == "float32":
         texts = [c_float(float(v)) for v in flat]
+    elif place.dtype == "float64":
+        texts = [c_double(float(v)) for v in flat]
     else:
         texts = [str(int(v)) for v in flat]
     rows = [", ".join(texts[i : i + 6]) for i in range(0, len(texts), 6)]
@@ -232,6 +246,85 @@ def _check(
     return {"check_terms": terms, "check_loops": loops}
 
 
+def _helpers(
+    program: Program, designs: Sequence[DesignProgram], name: str, kernels_apart: bool
+) -> dict[str, Any]:
+    """Functions that kernels call. Those of designs stay where the kernels are an object."""
+    own = [k.text for k in program.kernels]
+    seldom = [k.text for design in designs for k in design.program.kernels]
+    booleans = any(re.search(r"\bbool\b", text) for text in (*own, *seldom))
+    apart = helpers(seldom, name) if kernels_apart else []
+    together = helpers(own if kernels_apart else own + seldom, name)
+    return {
+        "helpers": [text for text in together if text not in apart],
+        "design_helpers": apart,
+        "booleans": booleans,
+    }
+
+
+def _setter(setter: Setter) -> dict[str, Any]:
+    return {
+        "name": setter.name,
+        "NAME": setter.name.upper(),
+        "path": _comment(setter.path),
+        "scalar": setter.scalar,
+        "elements": int(setter.value.size),
+        "member": setter.member,
+        "design": setter.design,
+    }
+
+
+def _design(design: DesignProgram, name: str) -> dict[str, Any]:
+    """A function that computes settings from numbers, all or nothing."""
+    program = design.program
+    offsets = program.plan.offsets
+    kernels = [own_names(k.text, name) for k in program.kernels]
+    return {
+        "index": design.index,
+        "numbers": design.numbers,
+        "nbytes": program.plan.nbytes,
+        "inputs": [(number, offsets.get(f"input.{number}")) for number in design.numbers],
+        "valid": offsets[f"output.{VALID}"],
+        "outputs": [
+            {"member": member, "elements": elements, "offset": offsets[f"output.{output}"]}
+            for output, member, elements in design.settings
+        ],
+        "body": _body(program, name, False, "scratch.bytes"),
+        "kernels": kernels,
+    }
+
+
+def _push(signature: Signature) -> dict[str, Any]:
+    """How `push` collects blocks: `straight` if one that is whole needs no copy."""
+    arguments = _process_arguments(signature).split(", ")
+    values = _process_values(signature)
+    buffers = [
+        {
+            "name": spec.name,
+            "ctype": _ctype(spec.dtype),
+            "elements": spec.elements,
+            "rows": 1 if spec.interleaved else spec.elements // signature.block,
+            "width": spec.elements // signature.block if spec.interleaved else 1,
+        }
+        for spec in (signature.inputs if signature.push else ())
+    ]
+    count = len(buffers)
+    return {
+        "push_buffers": buffers,
+        "push_arguments": ", ".join(
+            [
+                *arguments[: 1 + count],
+                "uint32_t samples",
+                "uint32_t *taken",
+                *arguments[1 + count :],
+            ]
+        ),
+        "push_checks": " || ".join(f"({p} == NULL)" for p in [*_pointers(signature), "taken"]),
+        "push_straight": all(buffer["rows"] == 1 for buffer in buffers),
+        "push_outputs": ", ".join(values[1 + count :]),
+    }
+
+
 def _reset_line(name: str, state: StateMember) -> str:
     member = f"self->{state.name}"
     if state.initial.any():
@@ -239,21 +332,23 @@ def _reset_line(name: str, state: StateMember) -> str:
     return f"(void)memset({member}, 0, sizeof({member}));"
 
 
-def _body(program: Program, name: str, several: bool) -> list[str]:
+def _body(program: Program, name: str, several: bool, memory: str = "self->workspace") -> list[str]:
     lines = []
     for call in program.calls:
         if call.kernel is None:
-            made, target = (_pointer(p, program, name, several) for p in call.arguments)
+            made, target = (_pointer(p, program, name, several, memory) for p in call.arguments)
             nbytes = call.arguments[1].nbytes
             lines.append(f"(void)memcpy({target}, {made}, {nbytes}u);")
         else:
-            arguments = ", ".join(_pointer(p, program, name, several) for p in call.arguments)
+            arguments = ", ".join(
+                _pointer(p, program, name, several, memory) for p in call.arguments
+            )
             lines.append(f"{call.kernel.name}({arguments});")
     return lines
 
 
-def _at(dtype: str, offset: int) -> str:
-    return f"({_ctype(dtype)} *)(void *)(self->workspace + {offset}u)"
+def _at(dtype: str, offset: int, memory: str = "self->workspace") -> str:
+    return f"({_ctype(dtype)} *)(void *)({memory} + {offset}u)"
 
 
 def _accessors(program: Program, signature: Signature) -> list[dict[str, str]]:
@@ -273,13 +368,13 @@ def _accessors(program: Program, signature: Signature) -> list[dict[str, str]]:
     ]
 
 
-def _pointer(place: Place, program: Program, name: str, several: bool) -> str:
+def _pointer(place: Place, program: Program, name: str, several: bool, memory: str) -> str:
     if place.kind == "state":
         return f"self->{place.name}"
     if place.kind == "constant":
         return f"{name}_{place.name}"
     if place.key in program.plan.offsets:
-        return _at(place.dtype, program.plan.offsets[place.key])
+        return _at(place.dtype, program.plan.offsets[place.key], memory)
     if place.kind == "output" and several:
         return f"outputs->{place.name}"
     return place.name

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from microddsp.errors import SignalError
+from microddsp.errors import ParameterError, SignalError
 from microddsp.micro.package.objects import compile_c
 from microddsp.micro.targets import TARGETS
 from microddsp.signature import Signature
@@ -31,6 +31,12 @@ int shim_process(void *self, const void *const *in, void *const *out)
 {body}
 }}
 """
+_SET = """int shim_set_{setter}(void *self, const float *value);
+int shim_set_{setter}(void *self, const float *value)
+{{
+    return (int){name}_set_{setter}(({name}_t *)self, {value});
+}}
+"""
 
 
 class HostLibrary:
@@ -47,7 +53,7 @@ class HostLibrary:
             where = Path(folder)
             for file_name, text in sources.items():
                 (where / file_name).write_text(text)
-            (where / "shim.c").write_text(_shim(signature))
+            (where / "shim.c").write_text(_shim(signature) + _setters(signature))
             for file_name, content in (objects or {}).items():
                 (where / file_name).write_bytes(content)
             in_c = [] if objects else [f"-D{signature.name.upper()}_KERNELS_IN_C"]
@@ -72,6 +78,18 @@ class HostLibrary:
 
     def reset(self) -> None:
         self._library.shim_reset(_aligned(self._self))
+
+    def set(self, name: str, values: np.ndarray) -> None:
+        """Call the setter `name` with float32 values.
+
+        Raises:
+            ParameterError: It refuses them.
+        """
+        setter = getattr(self._library, f"shim_set_{name}")
+        status = setter(_aligned(self._self), ctypes.c_void_p(values.ctypes.data))
+        if status == -6:
+            raise ParameterError(f"{name} cannot be {values.tolist()}", where=self.signature.name)
+        self._check(status)
 
     def process(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """One block: arrays of the signature's shapes and types in, fresh arrays out.
@@ -126,6 +144,13 @@ def _shim(signature: Signature) -> str:
         arguments.append("&outputs")
     lines.append(f"    return (int){name}_process({', '.join(arguments)});")
     return _SHIM.format(name=name, body="\n".join(lines))
+
+
+def _setters(signature: Signature) -> str:
+    return "".join(
+        _SET.format(name=signature.name, setter=t.name, value="value" if t.shape else "*value")
+        for t in signature.tunables
+    )
 
 
 def _through_accessors(signature: Signature) -> str:

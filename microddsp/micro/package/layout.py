@@ -3,54 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from microddsp.micro.package.metadata import (
+    Functions,
+    Main,
+    Memory,
+    Module,
+    OperatorFunction,
+    Ours,
+    Tensor,
+    Traffic,
+    Workspace,
+)
 from microddsp.signature import TensorSpec
 
 if TYPE_CHECKING:
     from microddsp.micro.package.model import CompiledModel
 
 
-def metadata_of(model: CompiledModel, version: int, hashes: Mapping[str, str]) -> dict[str, Any]:
-    """metadata.json as microTVM wrote it; what is only ours lies under "microddsp".
-
-    There is no export date and no `parameters/`: constants are `static const` tables in the C.
+def module_of(model: CompiledModel, hashes: Mapping[str, str]) -> Module:
+    """A model's entry in metadata.json, as microTVM wrote it; what is only ours lies under
+    "microddsp". There is no export date: equal models give equal bytes.
     """
     from microddsp import __version__
 
     signature = model.signature
-    inputs = _tensors(signature.inputs)
-    outputs = _tensors(signature.outputs)
-    main = {
-        "device": 1,
-        "workspace_size_bytes": signature.workspace_bytes,
-        "constants_size_bytes": 0,
-        "io_size_bytes": sum(entry["size"] for entry in (*inputs.values(), *outputs.values())),
-        "inputs": inputs,
-        "outputs": outputs,
-    }
-    return {
-        "version": version,
-        "modules": {
-            model.name: {
-                "model_name": model.name,
-                "style": "full-model",
-                "target": [_target_of(model)],
-                "executors": ["aot"],
-                "external_dependencies": [],
-                "memory": {"functions": {"main": [main], "operator_functions": []}},
-                "microddsp": {
-                    "version": __version__,
-                    "target": model.target.name,
-                    "digest": model.digest,
-                    "state_size_bytes": signature.state_bytes,
-                    "buffers": [list(buffer) for buffer in model.buffers],
-                    "sha256": dict(hashes),
-                }
-                | ({"outline": model.outline.to_json()} if model.outline else {}),
-            }
-        },
-    }
+    inputs, outputs = _tensors(signature.inputs), _tensors(signature.outputs)
+    main = Main(
+        workspace_size_bytes=signature.workspace_bytes,
+        constants_size_bytes=model.constant_bytes,
+        io_size_bytes=sum(entry.size for entry in (*inputs.values(), *outputs.values())),
+        inputs=inputs,
+        outputs=outputs,
+    )
+    kernels = [
+        OperatorFunction(
+            function_name=name,
+            workspace=(Workspace(workspace_size_bytes=scratch),),
+            io=(Traffic(io_size_bytes=traffic),),
+        )
+        for name, scratch, traffic in model.kernels
+    ]
+    return Module(
+        model_name=model.name,
+        target=[_target_of(model)],
+        memory=Memory(functions=Functions(main=(main,), operator_functions=kernels)),
+        microddsp=Ours(
+            version=__version__,
+            target=model.target.name,
+            digest=model.digest,
+            state_size_bytes=signature.state_bytes,
+            buffers=list(model.buffers),
+            sha256=dict(hashes),
+            outline=model.outline.to_json() if model.outline else None,
+        ),
+    )
 
 
 def _target_of(model: CompiledModel) -> str:
@@ -59,8 +67,8 @@ def _target_of(model: CompiledModel) -> str:
     return f"c -keys=cpu -mcpu={model.target.cpu}"
 
 
-def _tensors(specs: Iterable[TensorSpec]) -> dict[str, dict[str, Any]]:
-    return {spec.name: {"size": spec.nbytes, "dtype": spec.dtype} for spec in specs}
+def _tensors(specs: Iterable[TensorSpec]) -> dict[str, Tensor]:
+    return {spec.name: Tensor(size=spec.nbytes, dtype=spec.dtype) for spec in specs}
 
 
 def readme_of(model: CompiledModel) -> str:
@@ -82,8 +90,9 @@ def readme_of(model: CompiledModel) -> str:
 
   codegen/host/include/{name}.h         the interface; sizes and sample rate are macros
   codegen/host/src/{name}.c             the model, constants included: add it to your firmware
-{kernels}  executor-config/aot/signature.json    names, shapes and types of inputs and outputs
-  src/tir-cpu.txt                       the kernels before they became C, to read
+{kernels}  executor-config/aot/{name}.json    names, shapes and types of inputs and outputs
+  src/{name}.relax, src/{name}.tir      the graph, and the kernels before they became C, to read
+  parameters/{name}.params              the constants of the C once more, as TVM saves them
   metadata.json                         Model Library Format, version 7
 
   static {name}_t {name};
@@ -91,6 +100,6 @@ def readme_of(model: CompiledModel) -> str:
   {name}_process({", ".join([f"&{name}", *arguments])});     /* every {upper}_BLOCK_LEN samples */
   {name}_reset(&{name});     /* forget the signal */
 
-No run-time library, no heap, no global data. There is no parameters/ folder: parameters are
-constants in the C file. Build with -ffp-contract=off to get the results that were verified.
+No run-time library, no heap, no global data; the C file holds all constants. Build with
+-ffp-contract=off to get the results that were verified.
 """

@@ -14,7 +14,7 @@ from microddsp.micro.package.memory import MemoryReport, measure
 from microddsp.micro.targets import Target
 from microddsp.outline import Outline
 from microddsp.signature import Signature
-from microddsp.streams import join_blocks, split_blocks
+from microddsp.streams import join_blocks, setting, split_blocks
 
 CODE_KINDS = ("c", "tir", "relax")
 
@@ -33,8 +33,9 @@ class CompiledModel:
     `(name, bytes, offset, first step, last step)` of the arena; each statement of a kernel is a
     step, `tir` is the lowered IR as text. `objects` maps names of object files for the target to
     their bytes: the kernels, unless they are in the C. `relax` is the graph before all passes as
-    text; an archive does not hold it. `outline` tells the pipeline's units and what became of
-    them; older archives have none.
+    text. `kernels` lists `(name, bytes of scratch, bytes in and out)`; `parameters` are the
+    constants, `constant_bytes` of them, as `tvm.runtime.save_param_dict` gives them. `outline`
+    tells the pipeline's units and what became of them; older archives have none.
     """
 
     name: str
@@ -44,7 +45,10 @@ class CompiledModel:
     tir: str = ""
     buffers: tuple[tuple[str, int, int, int, int], ...] = ()
     objects: dict[str, bytes] = field(default_factory=dict)
-    relax: str = field(default="", compare=False)
+    relax: str = ""
+    kernels: tuple[tuple[str, int, int], ...] = ()
+    constant_bytes: int = 0
+    parameters: bytes = field(default=b"", repr=False)
     outline: Outline | None = None
     _library: HostLibrary | None = field(default=None, repr=False, compare=False)
     _memory: MemoryReport | None = field(default=None, repr=False, compare=False)
@@ -120,6 +124,14 @@ class CompiledModel:
         library = self._host()
         outputs = [library.process(block) for block in blocks]
         return join_blocks(self.signature, outputs, like=inputs)
+
+    def set(self, name: str, value: float | Sequence[float] | np.ndarray | torch.Tensor) -> None:
+        """Change a tunable number from the next block on; `reset` leaves it.
+
+        Raises:
+            ParameterError: No such number, another shape, or a value that its setter refuses.
+        """
+        self._host().set(name, setting(self.signature, name, value))
 
     def reset(self) -> None:
         """Forget the signal seen so far."""

@@ -107,6 +107,7 @@ def _model(model: CompiledModel, pieces: Sequence[str], several: bool) -> dict[s
         "tensors": [_rule(t) for t in (*signature.inputs, *signature.outputs)],
         "workspace_bytes": signature.workspace_bytes,
         "io_in_arena": signature.io_in_arena,
+        "tunables": signature.tunables,
         "marks": len(pieces) + 1 if pieces else 0,
     }
 

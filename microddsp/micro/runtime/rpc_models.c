@@ -20,6 +20,8 @@ static const char *status_text(int status)
         return "_ERR_NOT_READY: the model is not initialised";
     case -5:
         return "_ERR_NONFINITE: a state became NaN or infinite and was reset";
+    case -6:
+        return "_ERR_RANGE: the value cannot be set";
     default:
         return ": unknown status";
     }
@@ -146,6 +148,20 @@ int rpc_reset(void *self, const rpc_value_t *arguments, int32_t count, rpc_value
     }
     model->reset();
     return 0;
+}
+
+int rpc_set(void *self, const rpc_value_t *arguments, int32_t count, rpc_value_t *result)
+{
+    rpc_setter_t *setter = self;
+    (void)result;
+    if (count != 1) {
+        return rpc_raise(NULL, "wrong number of arguments");
+    }
+    const void *value = check_tensor(&arguments[0], &setter->rule, 1u);
+    if ((value == NULL) || (prepare(setter->model) != 0)) {
+        return -1;
+    }
+    return check_status(setter->model, setter->set(value));
 }
 
 /* ---- time ---- */

@@ -34,6 +34,16 @@ typedef struct rpc_model {
     int ready;
 } rpc_model_t;
 
+/* A number of a model that the host may change. */
+typedef struct rpc_setter {
+    rpc_model_t *model;
+    rpc_rule_t rule;
+    int (*set)(const void *value);
+} rpc_setter_t;
+
+/* set_<name>(value float32): a number of the model; `self` is a setter. */
+int rpc_set(void *self, const rpc_value_t *arguments, int32_t count, rpc_value_t *result);
+
 /* For the registry, with a model as `self`.
  *
  * process(inputs..., outputs...): one block.
