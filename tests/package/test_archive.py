@@ -494,7 +494,7 @@ def test_loading_runs_nothing_and_imports_no_torch(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("outline", "message"),
     [
-        ([], "outline is missing or of the wrong kind"),
+        ([], "outline: Input should be an object"),
         ({"units": [{"path": 1, "kind": "x"}]}, "valid string"),
         ({"units": [{"path": "a", "kind": "x", "inputs": [0]}]}, "does not come before"),
         ({"outputs": [3]}, "does not come before"),
