@@ -105,7 +105,7 @@ def compile(
         memory=memory,
         passes=passes,
     )
-    model = _package(built, name, emit, io_in_arena)
+    model = package_of(built, name, emit, io_in_arena)
     check_budget(model, limits)
     return model
 
@@ -182,7 +182,7 @@ def build(
     return Built(chosen, captured, formats, members, layout, graph, lowered, program)
 
 
-def _package(built: Built, name: str, emit: str, io_in_arena: bool) -> CompiledModel:
+def package_of(built: Built, name: str, emit: str, io_in_arena: bool) -> CompiledModel:
     program, members, layout = built.program, built.members, built.layout
     signature = _signature(
         name, built.captured, built.formats, members, program, io_in_arena, layout

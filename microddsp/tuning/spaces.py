@@ -136,24 +136,13 @@ def tiles_of(schedule: s_tir.Schedule) -> dict[str, int]:
     return {n: int(v) for n, v in decisions_of(schedule).items() if n.startswith("tile ")}
 
 
-def decisions_of(schedule: s_tir.Schedule) -> dict[str, str]:
+def decisions_of(schedule: s_tir.Schedule) -> dict[str, Value]:
     """What is noted in a schedule, by the names of choices, as text."""
-    found = {}
+    found: dict[str, Value] = {}
     for note, place in (schedule.mod["main"].body.block.annotations or {}).items():
         name, _, values = str(note).removeprefix(_NOTE).partition("=")
         found[name] = values.split("|")[int(place)] if values else str(place)
     return found
-
-
-def answers_of(schedule: s_tir.Schedule, choices: Sequence[Choice]) -> dict[str, Value]:
-    """What is noted in a schedule as values of these choices, where they still have them."""
-    noted = decisions_of(schedule)
-    return {
-        choice.name: value
-        for choice in choices
-        for value in choice.values
-        if noted.get(choice.name) == str(value)
-    }
 
 
 def function_of(schedule: s_tir.Schedule) -> tirx.PrimFunc:

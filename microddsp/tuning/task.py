@@ -19,7 +19,7 @@ from microddsp.relax_ops.choices import KEY, Answers, Choice, Made, Session, Val
 from microddsp.schedules.graph import operator_name
 from microddsp.schedules.kernels import has_blocks
 from microddsp.tuning.spaces import (
-    answers_of,
+    decisions_of,
     default_schedule,
     function_of,
     space_of,
@@ -78,7 +78,7 @@ class Task:
         Raises:
             CompileError: Its choices cannot be built.
         """
-        return self._make(schedule, answers_of(schedule, self.choices))
+        return self._make(schedule, decisions_of(schedule))
 
     def inputs(self, seed: int) -> list[np.ndarray]:
         """Arguments of the default kernel."""
@@ -182,8 +182,7 @@ class _Found:
         shared = kernel.shared if len(again.parameters) == len(kernel.parameters) else frozenset()
         return Candidate(
             (replace(again, shared=shared, key=kernel.key),),
-            choices=tiles_of(schedule)
-            | {name: decided.get(name, c.default) for name, c in answers.asked.items()},
+            choices=tiles_of(schedule) | answers.given(),
             constants=constants,
         )
 
