@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tvm
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import torch
 
     from microddsp.frontend.capture import Capture
+    from microddsp.tuning.apply import Applied
 
 _LOG = logging.getLogger(__name__)
 MAX_UNROLL = 64
@@ -61,6 +63,7 @@ def compile(
     emit: str = "c",
     memory: MemoryOptions | None = None,
     passes: PassOptions | None = None,
+    tuning_records: str | Path | None = None,
 ) -> CompiledModel:
     """Compile a whole pipeline, raw samples to answer, into streaming C.
 
@@ -84,13 +87,17 @@ def compile(
             what stands around them is C.
         memory: Alignments, and sections for state, constants and arena.
         passes: What to print of the passes, which to leave out, their options.
+        tuning_records: A folder that `microddsp.tune` has filled: kernels that are known there are
+            made as measured best. `CompiledModel.tuned` says which.
 
     Raises:
         CompileError: Something in the module cannot be compiled; says where and what to do.
         BudgetError: The result is larger than `budget`.
         ParameterError: An option has a value that makes no sense.
+        RecordError: There are no tuning records, or they cannot be read.
     """
     limits = read_limits(budget)
+    applied = _records(tuning_records, target)
     built = build(
         module,
         example_inputs,
@@ -104,10 +111,21 @@ def compile(
         emit=emit,
         memory=memory,
         passes=passes,
+        choices=applied.session() if applied else None,
     )
     model = package_of(built, name, emit, io_in_arena)
+    if applied:
+        model.tuned = applied.report(built.program.kernels)
     check_budget(model, limits)
     return model
+
+
+def _records(folder: str | Path | None, target: str | Target) -> Applied | None:
+    if folder is None:
+        return None
+    from microddsp.tuning.apply import Applied
+
+    return Applied(Path(folder), find_target(target) if isinstance(target, str) else target)
 
 
 @dataclass(frozen=True, slots=True)

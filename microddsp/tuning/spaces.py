@@ -39,10 +39,11 @@ def workload_of(function: tirx.PrimFunc, key: str) -> tirx.PrimFunc:
     """What is scheduled for a kernel that is this function before its schedule."""
     if has_blocks(function):
         return function.with_attr("global_symbol", "main").with_attr(KEY, key)
-    return _stand_in().with_attr(KEY, key)
+    return stand_in(key)
 
 
-def _stand_in() -> tirx.PrimFunc:
+def stand_in(key: str) -> tirx.PrimFunc:
+    """What is scheduled for a kernel that has no loops to transform."""
     from tvm.script.ir_builder import IRBuilder
     from tvm.script.ir_builder import tirx as T
 
@@ -53,7 +54,7 @@ def _stand_in() -> tirx.PrimFunc:
             T.reads()
             T.writes()
             T.buffer_store(nothing, 0, [0])
-    return builder.get()
+    return builder.get().with_attr(KEY, key)
 
 
 def _is_stand_in(workload: tirx.PrimFunc) -> bool:

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
-
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-import microddsp
 from microddsp import dsp
 from microddsp.compiler import build, package_of
 from microddsp.micro.package.model import CompiledModel
 from microddsp.relax_ops.choices import Session
-from microddsp.tuning.task import Task, salt_of, tuning_tasks
+from microddsp.tuning.task import Task, tuning_tasks
 
 RATE = 8000
 BLOCK = 256
