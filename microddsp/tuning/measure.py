@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,8 +18,10 @@ from microddsp.micro.targets import find_target
 from microddsp.tuning.image import DAMAGED, FAULT, Run, link_image, read_runs, write_values
 from microddsp.tuning.objects import Built, in_brief
 from microddsp.tuning.reference import OUTSIDE, difference, run_here
-from microddsp.tuning.source import FILL, arena_of, filled
-from microddsp.tuning.task import Candidate
+from microddsp.tuning.source import arena_of, filled
+
+if TYPE_CHECKING:
+    from microddsp.tuning.task import Candidate
 
 METRICS = ("cycles", "instructions", "size")
 MODELLED = ("cortex-m4f",)
@@ -26,7 +29,7 @@ MODELLED = ("cortex-m4f",)
 _TIMES_DEFAULT = 20
 _AT_LEAST = 1_000_000
 
-Job = tuple[Candidate, Built]
+Job = tuple["Candidate", Built]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,40 +43,31 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """Contents of all parameters for each run, and the arena that the default makes of them."""
+    """The signals of a kernel (its parameters without the tables) before each run, and what its
+    default makes of them."""
 
-    arrays: tuple[tuple[np.ndarray, ...], ...]
-    default: Candidate
-    expected: tuple[np.ndarray, ...]
+    runs: tuple[tuple[np.ndarray, ...], ...]
+    expected: tuple[tuple[np.ndarray, ...], ...]
 
     @classmethod
-    def of(cls, default: Candidate, arrays: Sequence[Sequence[np.ndarray]]) -> Values:
-        """By running the default on this computer."""
-        runs = tuple(tuple(run) for run in arrays)
-        return cls(runs, default, tuple(run_here(default, run) for run in runs))
+    def of(cls, default: Candidate, runs: Sequence[Sequence[np.ndarray]]) -> Values:
+        """By running the default on this computer; one array for each of its parameters."""
+        places = list(arena_of(default).signals)
+        signals = tuple(tuple(arrays[i] for i in places) for arrays in runs)
+        return cls(signals, tuple(tuple(run_here(default, run)) for run in signals))
 
-    def before(self, candidate: Candidate, nbytes: int) -> list[np.ndarray]:
-        """The arena of so many bytes before each run.
+    def before(self, candidate: Candidate, nbytes: int = 0) -> list[np.ndarray]:
+        """The arena, of so many bytes at least, before each run.
 
         Raises:
             CompileError: The candidate takes other arguments than the default.
         """
-        ours, theirs = (arena_of(c).pieces for c in (self.default, candidate))
-        count = len(self.default.kernels[-1].parameters)
-        if any(ours.get(i) != theirs.get(i) for i in range(count)):
-            raise CompileError("it takes other arguments than the default")
-        made = []
-        for arrays in self.arrays:
-            contents = np.full(nbytes, FILL, "uint8")
-            held = filled(candidate, arrays)
-            contents[: len(held)] = held
-            made.append(contents)
-        return made
+        return [filled(candidate, signals, nbytes) for signals in self.runs]
 
-    def wrong(self, candidate: Candidate, runs: Sequence[np.ndarray]) -> str:
+    def wrong(self, candidate: Candidate, arenas: Sequence[np.ndarray]) -> str:
         """What is wrong with the arenas after all runs, "" if nothing is."""
-        before = self.before(candidate, len(runs[0]))
-        for b, after, expected in zip(before, runs, self.expected, strict=True):
+        before = self.before(candidate, len(arenas[0]))
+        for b, after, expected in zip(before, arenas, self.expected, strict=True):
             reason = difference(candidate, b, after, expected)
             if reason:
                 return reason
@@ -99,16 +93,16 @@ class Bench:
         self._plugin = build_plugin(self._where)
         self._images = 0
 
-    def set_limit(self, default: Outcome) -> None:
-        """Candidates that run much longer than the default are stopped."""
-        self.limit = max(int(default.figures["instructions"] * _TIMES_DEFAULT), _AT_LEAST)
+    def expect(self, figures: Mapping[str, float]) -> None:
+        """Candidates that run much longer than the default, which has these, are stopped."""
+        self.limit = max(int(figures["instructions"] * _TIMES_DEFAULT), _AT_LEAST)
 
     def measure(self, jobs: Sequence[Job]) -> list[Outcome]:
         """One outcome for each, in their order; no candidate keeps the others from theirs."""
         found: dict[int, Outcome] = {}
         for i, (candidate, _) in enumerate(jobs):
             try:
-                self.values.before(candidate, arena_of(candidate).nbytes)
+                self.values.before(candidate)
             except CompileError as error:
                 found[i] = Outcome(reason=error.message)
         good = [i for i in range(len(jobs)) if i not in found]
@@ -126,7 +120,7 @@ class Bench:
         where.mkdir()
         try:
             built = [b for _, b in jobs]
-            image = link_image(where, built, self.board, self.target, len(self.values.arrays))
+            image = link_image(where, built, self.board, self.target, len(self.values.runs))
         except BoardError as error:
             if len(jobs) == 1:
                 return [Outcome(reason=f"cannot be linked: {in_brief(error.message)}")]
@@ -155,7 +149,7 @@ class Bench:
                     for run, section in zip(runs, done.sections, strict=False)
                     if run.candidate == i
                 ]
-                if len(mine) < len(self.values.arrays):
+                if len(mine) < len(self.values.runs):
                     if intact:
                         outcomes[i] = Outcome(reason=self._why(done.status, done.words))
                     break

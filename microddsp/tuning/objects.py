@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from elftools.elf.constants import SH_FLAGS
 from elftools.elf.elffile import ELFFile
@@ -18,7 +19,9 @@ from microddsp.micro.package.objects import compile_c
 from microddsp.micro.targets import Target
 from microddsp.micro.tools import find_tool
 from microddsp.tuning.source import arena_of, digest_of, kernel_symbols, source_of
-from microddsp.tuning.task import Candidate
+
+if TYPE_CHECKING:
+    from microddsp.tuning.task import Candidate
 
 OBJECT = "candidate.o"
 _FACTS = "candidate.json"
@@ -42,6 +45,10 @@ class Built:
     def save(self) -> None:
         facts = {"symbol": self.symbol, "arena_bytes": self.arena_bytes, "nbytes": self.nbytes}
         (self.folder / _FACTS).write_text(json.dumps(facts))
+
+    @staticmethod
+    def exists(folder: Path) -> bool:
+        return (folder / _FACTS).is_file()
 
     @classmethod
     def load(cls, folder: Path) -> Built:

@@ -7,22 +7,26 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from microddsp.micro.package.objects import compile_c
 from microddsp.micro.targets import TARGETS
-from microddsp.tuning.source import FILL, Arena, arena_of, dtype_of, filled, source_of
-from microddsp.tuning.task import Candidate
+from microddsp.tuning.source import FILL, Arena, Piece, arena_of, dtype_of, filled, source_of
+
+if TYPE_CHECKING:
+    from microddsp.tuning.task import Candidate
 
 # The largest error of a float32 output against its largest value.
 TOLERANCE = 1e-5
+_SHARED = ("-shared", "-w")
 OUTSIDE = "writes outside of its arguments"
 
 
-def run_here(candidate: Candidate, arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """The arena after a run on this computer, as C."""
-    contents = filled(candidate, arrays)
+def run_here(candidate: Candidate, signals: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """All signals after a run on this computer, as C."""
+    contents = filled(candidate, signals)
     with tempfile.TemporaryDirectory(prefix="microddsp-") as folder:
         source = Path(folder) / "candidate.c"
         source.write_text(source_of(replace(candidate, emit="c")))
@@ -34,34 +38,30 @@ def run_here(candidate: Candidate, arrays: Sequence[np.ndarray]) -> np.ndarray:
     arena = memory[start : start + len(contents)]
     arena[:] = contents
     library.candidate(ctypes.c_void_p(arena.ctypes.data))
-    return arena.copy()
+    return [_read(piece, arena) for piece in arena_of(candidate).signals.values()]
 
 
-_SHARED = ("-shared", "-w")
+def _read(piece: Piece, arena: np.ndarray) -> np.ndarray:
+    return arena[piece.place].copy().view(dtype_of(piece.parameter))
 
 
 def difference(
-    candidate: Candidate, before: np.ndarray, after: np.ndarray, expected: np.ndarray
+    candidate: Candidate, before: np.ndarray, after: np.ndarray, expected: Sequence[np.ndarray]
 ) -> str:
-    """What is wrong with an arena after a run, "" if nothing is. `expected` is the default's."""
+    """What is wrong with an arena after a run, "" if nothing is. `expected` are the default's
+    signals."""
     arena = arena_of(candidate)
     if not _guards_hold(arena, after):
         return OUTSIDE
-    entry = candidate.kernels[-1]
-    for i, piece in arena.pieces.items():
-        if i >= len(entry.parameters):
-            continue
+    for (i, piece), wanted in zip(arena.signals.items(), expected, strict=True):
         parameter = piece.parameter
         if not parameter.written:
             if not np.array_equal(after[piece.place], before[piece.place]):
                 return f"writes into its input {parameter.name}"
-            continue
-        if candidate.checked is not None and i not in candidate.checked:
-            continue
-        dtype = dtype_of(parameter)
-        wrong = _difference(after[piece.place].view(dtype), expected[piece.place].view(dtype))
-        if wrong:
-            return f"wrong: {parameter.name} {wrong}"
+        elif candidate.checked is None or i in candidate.checked:
+            wrong = _difference(_read(piece, after), wanted)
+            if wrong:
+                return f"wrong: {parameter.name} {wrong}"
     return ""
 
 
@@ -83,6 +83,6 @@ def _difference(made: np.ndarray, expected: np.ndarray) -> str:
 
 def _guards_hold(arena: Arena, after: np.ndarray) -> bool:
     left = np.ones(len(after), bool)
-    for piece in arena.pieces.values():
+    for piece in (*arena.signals.values(), *arena.scratch.values()):
         left[piece.place] = False
     return bool((after[left] == FILL).all())

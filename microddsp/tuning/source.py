@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,7 +15,9 @@ from microddsp.micro.aot.helpers import helpers, own_names
 from microddsp.micro.aot.kernel import Kernel, Parameter
 from microddsp.micro.aot.rewrites import c_float
 from microddsp.signature import C_TYPES
-from microddsp.tuning.task import Candidate
+
+if TYPE_CHECKING:
+    from microddsp.tuning.task import Candidate
 
 # Between arguments, and around them all.
 GUARD_BYTES = 32
@@ -43,10 +46,12 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Arena:
-    """Where a kernel's arguments lie: its parameters without the tables, then its scratch memory,
-    with guards before and behind each."""
+    """Where a kernel's arguments lie, by parameter (scratch behind them), with guards before and
+    behind each: first the signals, which are all parameters but the tables, then scratch memory.
+    """
 
-    pieces: Mapping[int, Piece]  # by parameter, scratch behind them
+    signals: Mapping[int, Piece]
+    scratch: Mapping[int, Piece]
     nbytes: int
 
 
@@ -56,30 +61,31 @@ def dtype_of(parameter: Parameter) -> np.dtype[np.generic]:
 
 def arena_of(candidate: Candidate) -> Arena:
     entry = candidate.kernels[-1]
-    pieces, at = {}, _OUTER_BYTES
+    signals: dict[int, Piece] = {}
+    scratch: dict[int, Piece] = {}
+    at = _OUTER_BYTES
     for i, parameter in enumerate([*entry.parameters, *entry.scratch]):
         if i in candidate.constants:
             continue
-        pieces[i] = Piece(at, parameter)
-        at += -(-pieces[i].nbytes // _ALIGN) * _ALIGN + GUARD_BYTES
-    return Arena(pieces, at + _OUTER_BYTES)
+        piece = Piece(at, parameter)
+        (signals if i < len(entry.parameters) else scratch)[i] = piece
+        at += -(-piece.nbytes // _ALIGN) * _ALIGN + GUARD_BYTES
+    return Arena(signals, scratch, at + _OUTER_BYTES)
 
 
-def filled(candidate: Candidate, arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """The arena, as bytes, before a run: `arrays` are one for each parameter.
+def filled(candidate: Candidate, signals: Sequence[np.ndarray], nbytes: int = 0) -> np.ndarray:
+    """The arena, as bytes, before a run, `nbytes` at least; one array for each signal.
 
     Raises:
-        CompileError: The candidate has other parameters than there are values for.
+        CompileError: The candidate has other arguments.
     """
-    entry, arena = candidate.kernels[-1], arena_of(candidate)
-    if len(arrays) != len(entry.parameters):
-        raise CompileError(f"it takes {len(entry.parameters)} arguments, not {len(arrays)}")
-    contents = np.full(arena.nbytes, FILL, "uint8")
-    grown = dict(entry.grown)
-    for i, piece in arena.pieces.items():
-        if i >= len(arrays):
-            continue
-        values = np.ascontiguousarray(arrays[grown.get(i, i)], dtype_of(piece.parameter))
+    arena, grown = arena_of(candidate), dict(candidate.kernels[-1].grown)
+    if len(signals) != len(arena.signals):
+        raise CompileError(f"it takes {len(arena.signals)} arguments, not {len(signals)}")
+    given = dict(zip(arena.signals, signals, strict=True))
+    contents = np.full(max(arena.nbytes, nbytes), FILL, "uint8")
+    for i, piece in arena.signals.items():
+        values = np.ascontiguousarray(given[grown.get(i, i)], dtype_of(piece.parameter))
         if values.nbytes != piece.nbytes:
             raise CompileError(f"its argument {piece.parameter.name} has another size")
         contents[piece.place] = values.reshape(-1).view("uint8")
@@ -113,7 +119,8 @@ def kernel_symbols(candidate: Candidate) -> dict[str, str]:
 
 
 def _renamed(kernel: Kernel, kernels: Sequence[Kernel]) -> tuple[str, str]:
-    texts = [kernel.text, kernel.declaration]
+    plain = replace(kernel, restrict="restrict")
+    texts = [plain.text, plain.declaration]
     for i, other in enumerate(kernels):
         texts = [re.sub(rf"\b{other.name}\b", f"candidate_k{i}", text) for text in texts]
     return texts[0], texts[1]
@@ -130,9 +137,10 @@ def _table(item: tuple[int, np.ndarray]) -> str:
 
 def _entry(candidate: Candidate) -> str:
     entry, arena = candidate.kernels[-1], arena_of(candidate)
+    pieces = {**arena.signals, **arena.scratch}
     arguments = [
-        f"({C_TYPES[p.dtype]} *)(void *)(arena + {arena.pieces[i].offset}u)"
-        if i in arena.pieces
+        f"({C_TYPES[p.dtype]} *)(void *)(arena + {pieces[i].offset}u)"
+        if i in pieces
         else f"table{i}"
         for i, p in enumerate([*entry.parameters, *entry.scratch])
     ]
