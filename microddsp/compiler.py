@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import tvm
@@ -18,6 +19,7 @@ from microddsp.micro.aot.source import StateMember, render
 from microddsp.micro.package.model import CompiledModel
 from microddsp.micro.package.names import is_model_name
 from microddsp.micro.targets import Target, find_target
+from microddsp.relax_ops.choices import Session, choosing
 from microddsp.schedules.decode_inputs import decode_inputs
 from microddsp.schedules.graph import operator_name
 from microddsp.schedules.pass_options import PassOptions, pass_context
@@ -88,9 +90,63 @@ def compile(
         BudgetError: The result is larger than `budget`.
         ParameterError: An option has a value that makes no sense.
     """
+    limits = read_limits(budget)
+    built = build(
+        module,
+        example_inputs,
+        target=target,
+        name=name,
+        input=input,
+        taps=taps,
+        unroll=unroll,
+        io_in_arena=io_in_arena,
+        narrow=narrow,
+        emit=emit,
+        memory=memory,
+        passes=passes,
+    )
+    model = _package(built, name, emit, io_in_arena)
+    check_budget(model, limits)
+    return model
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A pipeline as kernels, not yet printed as C."""
+
+    target: Target
+    captured: Capture
+    formats: list[Input]
+    members: list[StateMember]
+    layout: MemoryOptions
+    graph: tvm.IRModule
+    lowered: tvm.IRModule
+    program: Program
+
+
+def build(
+    module: torch.nn.Module,
+    example_inputs: torch.Tensor | Sequence[torch.Tensor],
+    *,
+    target: str | Target = "cortex-m4f",
+    name: str = "model",
+    input: Input | Mapping[str, Input] | None = None,
+    taps: Sequence[str] = (),
+    unroll: int | None = None,
+    io_in_arena: bool = False,
+    narrow: bool = False,
+    emit: str = "c",
+    memory: MemoryOptions | None = None,
+    passes: PassOptions | None = None,
+    choices: Session | None = None,
+) -> Built:
+    """All of `compile` but the packaging; kernels are made as `choices` decides.
+
+    Raises:
+        CompileError, ParameterError: As `compile` does.
+    """
     chosen = find_target(target) if isinstance(target, str) else target
     _check_name(name)
-    limits = read_limits(budget)
     if unroll is not None and (isinstance(unroll, bool) or not 1 <= unroll <= MAX_UNROLL):
         raise ParameterError(f"unroll must be 1 to {MAX_UNROLL}, got {unroll}")
     if emit not in EMITTED:
@@ -100,7 +156,7 @@ def compile(
     formats = _formats(captured, input)
     members = _members(captured)
     layout = memory or MemoryOptions()
-    with pass_context(passes or PassOptions()), _named_failures():
+    with choosing(choices), pass_context(passes or PassOptions()), _named_failures():
         graph = decode_inputs(captured.module, formats)
         with tvm.target.Target({"kind": "c", "keys": ["cpu"]}):
             lowered = pipeline(unroll=unroll)(graph)
@@ -123,28 +179,33 @@ def compile(
         len(program.calls),
         program.plan.nbytes,
     )
-    signature = _signature(name, captured, formats, members, program, io_in_arena, layout)
+    return Built(chosen, captured, formats, members, layout, graph, lowered, program)
+
+
+def _package(built: Built, name: str, emit: str, io_in_arena: bool) -> CompiledModel:
+    program, members, layout = built.program, built.members, built.layout
+    signature = _signature(
+        name, built.captured, built.formats, members, program, io_in_arena, layout
+    )
     objects = {}
     if emit == "obj" and program.kernels:
         from microddsp.micro.aot.llvm import build_object
 
-        objects[f"{name}_kernels.o"] = build_object(program.kernels, chosen)
+        objects[f"{name}_kernels.o"] = build_object(program.kernels, built.target)
         _LOG.info("object code of %s bytes by LLVM", len(objects[f"{name}_kernels.o"]))
-    model = CompiledModel(
+    return CompiledModel(
         name=name,
-        target=chosen,
+        target=built.target,
         signature=signature,
         sources=render(program, signature, members, kernels_apart=bool(objects), memory=layout),
         objects=objects,
-        tir=lowered.script(),
-        relax=graph.script(),
+        tir=built.lowered.script(),
+        relax=built.graph.script(),
         buffers=tuple(
             (b.name, b.nbytes, program.plan.offsets[b.name], b.first, b.last)
             for b in program.buffers
         ),
     )
-    check_budget(model, limits)
-    return model
 
 
 @contextmanager

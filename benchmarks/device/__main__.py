@@ -37,12 +37,11 @@ def measure_peers(jobs: Sequence[Job], board: str, folder: Path, console: Consol
     results = []
     for name, make in PEERS.items():
         try:
-            for job in jobs:
-                code = make(job, target, folder)
-                if code is not None:
-                    results.append(measure(job, name, code, board, folder))
+            codes = [(job, make(job, target, folder)) for job in jobs]
         except MicroddspError as error:
             console.print(f"{name} is not measured on {board}: {error}", style="yellow")
+            continue
+        results += [measure(job, name, code, board, folder) for job, code in codes if code]
     return results
 
 

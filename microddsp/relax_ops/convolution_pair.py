@@ -80,7 +80,7 @@ def convolution_pair(first: Convolution, second: Convolution, name: str) -> tirx
             _times(second, two, k, last, (start, *ends), 0, k * STAGE + (second.lead + early))
         if second.mean:
             with T.serial(0, second.rows) as r:
-                T.buffer_store(y, y[r] / T.float32(float(second.outputs)), [r])
+                T.buffer_store(y, y[r] / T.float32(second.divisor), [r])
     return builder.get()
 
 

@@ -232,7 +232,11 @@ def _emit(
     for part in parts:
         args += [substitute(part.call.args[1], known), relax.const(part.bias)]
     if len(parts) == 2:
-        made = convolution_pair(parts[0].spec, spec, "convolutions")
+        first = parts[0].spec
+        if first.relu and isinstance(args[3], tvm.ir.GenericConst):
+            first = replace(first, twice=True)
+            args[3] = relax.const(args[3].value.numpy() / 2)
+        made = convolution_pair(first, spec, "convolutions")
     else:
         made = convolution_kernel(spec, "convolution")
     kernel = builder.add_func(made, "convolution")

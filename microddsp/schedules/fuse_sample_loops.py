@@ -11,6 +11,7 @@ from tvm import relax
 from tvm.ir import IRModule
 from tvm.ir.transform import PassContext
 
+from microddsp.relax_ops.choices import Made, made
 from microddsp.relax_ops.expression import Expr, binary, select, unary
 from microddsp.relax_ops.recurrence import NAME as RECURRENCE
 from microddsp.relax_ops.recurrence import operator as recurrence_of
@@ -187,6 +188,29 @@ def _emit_loop(
     unroll: int | None,
 ) -> dict[relax.Var, relax.Expr]:
     """Build the function of one group and call it; returns what each wanted variable became."""
+    kernel = made(lambda: _make_loop(g, name, wanted, items, value_of, unroll))
+    results = kernel.function.params[len(kernel.arguments) :]
+    types = [relax.TensorType([int(n) for n in p.shape], str(p.dtype)) for p in results]
+    added = builder.add_func(kernel.function, name)
+    called = builder.emit(relax.call_tir(added, list(kernel.arguments), out_ty=types))
+
+    def result(i: int, var: relax.Var) -> relax.Expr:
+        one = called if len(results) == 1 else builder.emit(relax.TupleGetItem(called, i))
+        # a truth leaves the loop as a number
+        return builder.emit(relax.op.astype(one, "bool")) if str(var.ty.dtype) == "bool" else one
+
+    return {var: result(i, var) for i, var in enumerate(wanted)}
+
+
+def _make_loop(
+    g: Group,
+    name: str,
+    wanted: list[relax.Var],
+    items: dict[relax.Var, tuple[relax.Var, int]],
+    value_of: Callable[[relax.Expr], relax.Expr],
+    unroll: int | None,
+) -> Made:
+    """The function of one group, its outputs in the order of the wanted variables."""
     loop = SampleLoop(*g.shape)
     signals: dict[tuple[relax.Var, int], Expr] = {}  # (variable, field) inside the loop
     tensors: dict[tuple[relax.Var, int], Tensor] = {}
@@ -291,14 +315,4 @@ def _emit_loop(
         tensors[key(var)] if key(var) in tensors else loop.store(number(signals[key(var)]))
         for var in wanted
     ]
-    function = loop.build(name, outputs, unroll=unroll)
-    made = function.params[len(args) :]
-    types = [relax.TensorType([int(n) for n in p.shape], str(p.dtype)) for p in made]
-    called = builder.emit(relax.call_tir(builder.add_func(function, name), args, out_ty=types))
-
-    def result(i: int, var: relax.Var) -> relax.Expr:
-        one = called if len(made) == 1 else builder.emit(relax.TupleGetItem(called, i))
-        # a truth leaves the loop as a number
-        return builder.emit(relax.op.astype(one, "bool")) if str(var.ty.dtype) == "bool" else one
-
-    return {var: result(i, var) for i, var in enumerate(wanted)}
+    return Made(loop.build(name, outputs, unroll=unroll), tuple(args))

@@ -13,6 +13,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from microddsp.relax_ops.choices import choose
 from microddsp.relax_ops.expression import Expr, Step, leaf, substitute, unary
 from microddsp.schedules.loop_code import Load, Parts, State, Store
 from microddsp.schedules.loop_machines import Counter, Line
@@ -20,6 +21,9 @@ from microddsp.schedules.loop_memory import (
     Tensor,
 )
 from microddsp.schedules.witnesses import witnesses
+
+# Samples a pass that are worth a try.
+_UNROLLS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16)
 
 
 class SampleLoop:
@@ -132,7 +136,10 @@ class SampleLoop:
 
         `unroll` samples share a pass of the loop; None chooses.
         """
-        unroll = min(self._unroll() if unroll is None else unroll, self.samples)
+        if unroll is None:
+            tried = [u for u in _UNROLLS if u <= self.samples]
+            unroll = choose("unroll", tried, min(self._unroll(), self.samples))
+        unroll = min(unroll, self.samples)
         grown = [t for machine in self._parts.machines for t in machine.grown]
         outputs = [*outputs, *(t for t in grown if t not in outputs)]
         places = {t.name: i for i, t in enumerate([*self.inputs, *outputs])}

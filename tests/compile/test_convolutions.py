@@ -130,6 +130,20 @@ def test_nan_and_negative_infinity_pass_as_in_torch() -> None:
     assert torch.equal(model.run(x), torch.relu(x / (x + 1)).detach())
 
 
+def test_a_rectifier_between_two_convolutions_hides_no_overflow() -> None:
+    module = Call(relu_mean, nn.Conv1d(1, 2, 1, bias=False), nn.Conv1d(2, 1, 1, bias=False))
+    with torch.no_grad():
+        for layer in module.layers:
+            layer.weight.fill_(2.0)
+    model = microddsp.compile(module, torch.zeros(1, 64), target="host", name="m")
+    x = torch.linspace(-1e37, 1e36, 64)[None]
+    torch.testing.assert_close(model.run(x), module(x).detach(), rtol=1e-6, atol=0.0)
+    x[0, 30] = 3e38
+    assert torch.isposinf(model.run(x)).all()
+    x[0, 30] = -3e38  # torch has zero after that overflow
+    assert torch.isnan(model.run(x)).all()
+
+
 def test_a_chain_writes_no_intermediate_twice() -> None:
     module = FRAMES["chain"].eval()
     model = microddsp.compile(module, torch.zeros(2, 37), target="cortex-m4f", name="m")

@@ -33,7 +33,7 @@ def _sections(job: Job) -> str:
 
 def _sos(job: Job) -> tuple[str, str]:
     header = f"""extern arm_biquad_cascade_df2T_instance_f32 filter;
-#define JOBPROCESS(from, to) arm_biquad_cascade_df2T_f32(&filter, (from), (to), {job.block}u)
+#define JOB_PROCESS(from, to) arm_biquad_cascade_df2T_f32(&filter, (from), (to), {job.block}u)
 """
     text = f"""{_sections(job)}
 void job_init(void)
@@ -157,7 +157,7 @@ void job_process(const float *from, void *to)
 def _fir(job: Job) -> tuple[str, str]:
     taps = np.asarray(job.parameters["taps"])
     header = f"""extern arm_fir_instance_f32 filter;
-#define JOBPROCESS(from, to) arm_fir_f32(&filter, (from), (to), {job.block}u)
+#define JOB_PROCESS(from, to) arm_fir_f32(&filter, (from), (to), {job.block}u)
 """
     text = f"""{array("taps", taps[::-1])}
 #ifdef ARM_MATH_MVEF /* Helium keeps working memory in front of the state */
@@ -182,7 +182,7 @@ def unpacked(packed: Array) -> Array:
 
 def _rfft(job: Job) -> tuple[str, str]:
     header = """extern arm_rfft_fast_instance_f32 transform;
-#define JOBPROCESS(from, to) arm_rfft_fast_f32(&transform, (float *)(from), (to), 0u)
+#define JOB_PROCESS(from, to) arm_rfft_fast_f32(&transform, (float *)(from), (to), 0u)
 """
     text = f"""arm_rfft_fast_instance_f32 transform;
 void job_init(void)
