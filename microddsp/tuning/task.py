@@ -182,7 +182,7 @@ class _Found:
         shared = kernel.shared if len(again.parameters) == len(kernel.parameters) else frozenset()
         return Candidate(
             (replace(again, shared=shared, key=kernel.key),),
-            choices=tiles_of(schedule) | answers.given(),
+            choices={**tiles_of(schedule), **answers.given()},
             constants=constants,
         )
 
