@@ -22,6 +22,7 @@ from microddsp.micro.package.names import is_model_name
 from microddsp.micro.targets import Target, find_target
 from microddsp.relax_ops.choices import Session, choosing
 from microddsp.schedules.decode_inputs import decode_inputs
+from microddsp.schedules.fuse_sample_loops import ZERO_STATES
 from microddsp.schedules.graph import operator_name
 from microddsp.schedules.pass_options import PassOptions, pass_context
 from microddsp.schedules.pipeline import pipeline
@@ -176,6 +177,8 @@ def build(
     layout = memory or MemoryOptions()
     with choosing(choices), pass_context(passes or PassOptions()), _named_failures():
         graph = decode_inputs(captured.module, formats)
+        if choices is not None:
+            graph = _with_zero_states(graph, captured)
         with tvm.target.Target({"kind": "c", "keys": ["cpu"]}):
             lowered = pipeline(unroll=unroll)(graph)
         program = build_program(
@@ -198,6 +201,19 @@ def build(
         program.plan.nbytes,
     )
     return Built(chosen, captured, formats, members, layout, graph, lowered, program)
+
+
+def _with_zero_states(graph: tvm.IRModule, captured: Capture) -> tvm.IRModule:
+    """The graph that says which states are zero in the beginning."""
+    inputs, outputs = len(captured.inputs), len(captured.outputs)
+    pairs = [
+        [inputs + i, outputs + i]
+        for i, state in enumerate(captured.states)
+        if not state.initial.any()
+    ]
+    marked = tvm.IRModule(dict(graph.functions_items()))
+    marked["main"] = graph["main"].with_attr(ZERO_STATES, pairs)
+    return marked
 
 
 def package_of(built: Built, name: str, emit: str, io_in_arena: bool) -> CompiledModel:

@@ -58,10 +58,12 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A kernel and its arguments before the outputs; constants among them may be its own."""
+    """A kernel and its arguments before the outputs; constants among them may be its own, and
+    states in the places `changed` mean something else than they usually do."""
 
     function: tirx.PrimFunc
     arguments: tuple[Any, ...]
+    changed: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True)

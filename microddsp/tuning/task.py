@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -184,7 +184,15 @@ class _Found:
             (replace(again, shared=shared, key=kernel.key),),
             choices={**tiles_of(schedule), **answers.given()},
             constants=constants,
+            checked=_checked(again, made.changed),
         )
+
+
+def _checked(kernel: Kernel, changed: Collection[int]) -> tuple[int, ...] | None:
+    """Written parameters but states of another form; None for all."""
+    other = {out for out, into in kernel.inplace if into in changed}
+    written = [i for i, p in enumerate(kernel.parameters) if p.written]
+    return tuple(i for i in written if i not in other) if other else None
 
 
 def _find(kernel: Kernel, built: Built, session: Session, narrow: bool) -> _Found:
