@@ -179,7 +179,9 @@ def _free_filters(
     if not pairs:
         return set()
     values = {b.var: b.value for b in bindings}
-    result = values.get(main.body.body, main.body.body)
+    result = main.body.body
+    while isinstance(result, relax.Var) and result in values:
+        result = values[result]
     fields = list(result.fields) if isinstance(result, relax.Tuple) else []
     readers: dict[relax.Var, list[relax.VarBinding]] = {}
     for b in bindings:
@@ -187,7 +189,8 @@ def _free_filters(
             for var in operands(b.value):
                 readers.setdefault(var, []).append(b)
     found = set()
-    for before, after in ((main.params[int(i)], fields[int(o)]) for i, o in pairs):
+    for i, o in pairs if fields else ():
+        before, after = main.params[int(i)], fields[int(o)]
         only = readers.get(before, [])
         own = items.get(after) if isinstance(after, relax.Var) else None
         mine = len(only) == 1 and operator_name(only[0].value) in USUAL_FORMS

@@ -62,4 +62,4 @@ def tasks(pipeline: torch.nn.Module) -> list[Task]:
 
 def compiled(pipeline: torch.nn.Module, session: Session | None) -> CompiledModel:
     example = torch.zeros(1, BLOCK)
-    return package_of(build(pipeline, example, name="all", choices=session), "all", "c", False)
+    return package_of(build(pipeline, example, name="all", choices=session), "all", False)
