@@ -324,7 +324,6 @@ def _make_loop(
                 form = choose(name, [f for f in FORMS if f != usual], usual)
             if form != usual:
                 step, params = in_form(kind.removeprefix("dsp."), params, form)
-                changed.append(len(args))
             if form == "transposed":
                 step = split_gain(step, params)
             if operator.joint:
@@ -332,7 +331,10 @@ def _make_loop(
                 heard = [loop.load(source, row=i) for i in range(len(operator.inputs))]
             else:
                 heard = [signal(x) for x in inputs]
-            results, following = loop.apply(step, heard, params, tensor(state))
+            held = tensor(state)
+            results, following = loop.apply(step, heard, params, held)
+            if form != usual:
+                changed.append(held)
             if joint_outputs(call) > 1:
                 tensors[b.var, 0] = loop.store_rows(results)
                 tensors[b.var, 1] = following
