@@ -21,6 +21,7 @@ from microddsp.cli.defaults import read_defaults
 from microddsp.cli.fit import fit_command
 from microddsp.cli.micro import micro
 from microddsp.cli.run import run_command
+from microddsp.cli.tune import tune_app
 from microddsp.cli.verify_gradients import verify_gradients_command
 from microddsp.errors import BoardError, MicroddspError, PrecisionWarning
 
@@ -41,6 +42,7 @@ app.command("boards")(boards)
 app.command("targets")(targets)
 app.command("ops")(ops)
 app.add_typer(micro, name="micro")
+app.add_typer(tune_app, name="tune")
 
 
 def _version(wanted: bool) -> None:
