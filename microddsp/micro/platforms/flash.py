@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 from microddsp.errors import BoardError
+from microddsp.micro.boards import Serial
 from microddsp.micro.platforms.platform import Project
 from microddsp.micro.tools import find_tool
 
@@ -26,9 +27,18 @@ def write_flash(project: Project, port: str | None, serial_number: str | None) -
         raise BoardError(
             f"there is no firmware {str(project.image)!r}", hint="build the project first"
         )
+    flash_image(serial, project.image, port, serial_number)
+
+
+def flash_image(serial: Serial, image: Path, port: str | None, serial_number: str | None) -> None:
+    """The same for a firmware of its own.
+
+    Raises:
+        BoardError: A tool is missing or failed; the message has its words.
+    """
     for command in (serial.flash, serial.reset):
         if command:
-            _run(fill(command, project.image, port=port, serial_number=serial_number))
+            _run(fill(command, image, port=port, serial_number=serial_number))
 
 
 def fill(
