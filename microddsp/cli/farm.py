@@ -6,6 +6,8 @@ import ipaddress
 import logging
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Annotated
 
@@ -50,8 +52,8 @@ def tracker(
     from microddsp.micro.farm.tracker import serve_tracker
 
     _warn_of(host)
-    _end_at_sigterm()
-    serve_tracker(host, port, lambda found: _say(f"tracker on {host}:{found}"))
+    with _until_interrupted():
+        serve_tracker(host, port, lambda found: _say(f"tracker on {host}:{found}"))
 
 
 @farm.command("serve")
@@ -99,16 +101,16 @@ def serve(
     _warn_of(host)
     if any(b.name == HOST for b in found):
         _say("warning: what clients send for the board 'host' runs as a program of this computer")
-    _end_at_sigterm()
     logging.basicConfig(format="microddsp: %(message)s", stream=sys.stderr)
     places = [Place(b, key or b.name, port, serial_number) for b in found for _ in range(count)]
     listening = Listening(host, (first, last + 1), announce)
-    serve_boards(
-        places,
-        parse_tracker(tracker),
-        listening,
-        lambda place, at: _say(f"{place.key} ({place.board.name}) on {host}:{at}"),
-    )
+    with _until_interrupted():
+        serve_boards(
+            places,
+            parse_tracker(tracker),
+            listening,
+            lambda place, at: _say(f"{place.key} ({place.board.name}) on {host}:{at}"),
+        )
 
 
 @farm.command("status")
@@ -155,11 +157,18 @@ def _warn_of(host: str) -> None:
         )
 
 
-def _end_at_sigterm() -> None:
+@contextmanager
+def _until_interrupted() -> Iterator[None]:
+    """Ctrl-C and SIGTERM are how a server ends, and no error."""
+
     def end(*_: object) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except KeyboardInterrupt:
+        _say("ended")
 
 
 def _say(text: str) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from microddsp.errors import BoardError, nearest
 from microddsp.micro.boards import DEFAULT_BOARD, Board
-from microddsp.micro.farm import WAIT_S, FarmAddress, is_farm_address, parse_address, request
+from microddsp.micro.farm import FarmAddress, is_farm_address, parse_address
+from microddsp.micro.farm.client import WAIT_S, request
 from microddsp.micro.farm.described import board_of
 from microddsp.micro.platforms import (
     Project,
@@ -58,11 +59,13 @@ class BoardSession:
         timeout_s: float = 5.0,
         port: str | None = None,
         built_from: Sequence[CompiledModel] = (),
+        link: Link | None = None,
         farm: FarmAddress | None = None,
-        wait_s: float = WAIT_S,
     ) -> None:
-        """Start a project's firmware, here or on a board of a farm, or connect to the board that
-        has it.
+        """Start a project's firmware, or connect to the board that has it.
+
+        A `link` that is given is already open, and the session's from now on; `farm` is where it
+        leads to.
 
         Raises:
             BoardError: A tool or the firmware is missing.
@@ -73,11 +76,7 @@ class BoardSession:
         self._timeout_s = timeout_s
         self._lock = threading.RLock()
         self._farm = farm
-        self._link = (
-            _link_of_farm(farm, project, self.board, timeout_s, wait_s)
-            if farm
-            else _link_of_here(project, self.board, timeout_s, port)
-        )
+        self._link = link or open_link(project, timeout_s=timeout_s, port=port)
         several = len(project.signatures) > 1
         try:
             self._models = {
@@ -242,8 +241,8 @@ def open_board(
             timeout_s=timeout_s,
             port=port,
             built_from=models,
+            link=_link_of_farm(farm, read_project(folder), timeout_s, wait_s) if farm else None,
             farm=farm,
-            wait_s=wait_s,
         )
 
 
@@ -267,16 +266,23 @@ def open_project(
     return BoardSession(project, timeout_s=timeout_s, port=port)
 
 
-def _link_of_here(project: Project, board: Board, timeout_s: float, port: str | None) -> Link:
+def open_link(
+    project: Project, *, timeout_s: float, port: str | None = None, extra: Sequence[str] = ()
+) -> Link:
+    """The link to a project's firmware, which is started with `extra` words where it is emulated.
+
+    Raises:
+        BoardError: A tool or the firmware is missing.
+        LinkError: The device does not come up.
+    """
+    board = _board_to_ask(project)
     image = project.image if project.image.is_file() else None
-    command = start_command(board, project.image, port)
+    command = [*start_command(board, project.image, port), *extra]
     return Link(command, timeout_s, image, f"device.{board.name}")
 
 
-def _link_of_farm(
-    farm: FarmAddress, project: Project, board: Board, timeout_s: float, wait_s: float
-) -> Link:
-    image = project.image.read_bytes()
+def _link_of_farm(farm: FarmAddress, project: Project, timeout_s: float, wait_s: float) -> Link:
+    board, image = _board_to_ask(project), project.image.read_bytes()
     return request(farm.tracker, farm.key, image, board, timeout_s, wait_s=wait_s)
 
 

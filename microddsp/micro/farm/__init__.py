@@ -1,5 +1,10 @@
 """Boards of several computers, handed out by TVM's own tracker and servers."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from microddsp.micro.farm.address import (
     FarmAddress,
     Tracker,
@@ -7,11 +12,22 @@ from microddsp.micro.farm.address import (
     parse_address,
     parse_tracker,
 )
-from microddsp.micro.farm.client import WAIT_S, request, request_and_run
-from microddsp.micro.farm.tracker import KeyStatus, tracker_status
+
+if TYPE_CHECKING:
+    from microddsp.micro.farm.client import request as request
+    from microddsp.micro.farm.client import request_and_run as request_and_run
+    from microddsp.micro.farm.tracker import KeyStatus as KeyStatus
+    from microddsp.micro.farm.tracker import tracker_status as tracker_status
+
+# Imported on first use: the command line checks addresses before it knows that it needs more.
+_LAZY = {
+    "request": "client",
+    "request_and_run": "client",
+    "KeyStatus": "tracker",
+    "tracker_status": "tracker",
+}
 
 __all__ = [
-    "WAIT_S",
     "FarmAddress",
     "KeyStatus",
     "Tracker",
@@ -22,3 +38,9 @@ __all__ = [
     "request_and_run",
     "tracker_status",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)

@@ -42,7 +42,12 @@ def flash_image(serial: Serial, image: Path, port: str | None, serial_number: st
 
 
 def fill(
-    command: list[str], image: Path, *, port: str | None, serial_number: str | None
+    command: list[str],
+    image: Path,
+    *,
+    port: str | None,
+    serial_number: str | None,
+    gdb_port: str | None = None,
 ) -> list[str]:
     """The words of a command with {image}, {hex}, {bin}, {port} and {serial_number} filled in.
 
@@ -54,6 +59,8 @@ def fill(
     """
     words: list[str] = []
     values = {"image": str(image), "port": port, "serial_number": serial_number}
+    if gdb_port is not None:
+        values["gdb_port"] = gdb_port
     for kind, form in (("hex", "ihex"), ("bin", "binary")):
         if any(f"{{{kind}}}" in word for word in command):
             values[kind] = str(_converted(image, kind, form))
