@@ -51,7 +51,7 @@ class Gdb:
         return said.partition(b"$")[2].partition(b"#")[0].decode()
 
     def pc(self) -> int:
-        return int.from_bytes(bytes.fromhex(self.ask("pf")), "little")
+        return int.from_bytes(bytes.fromhex(self.ask("g")[15 * 8 : 16 * 8]), "little")
 
     def close(self) -> None:
         self._socket.close()
