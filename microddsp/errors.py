@@ -65,6 +65,10 @@ class DeviceLostError(LinkError):
     """The device, or the program that emulates it, ended. Open the board again."""
 
 
+class ServerLostError(DeviceLostError):
+    """The server of a farm that has the board ended or cannot be reached. Open the board again."""
+
+
 class DeviceResetError(DeviceLostError):
     """The device started anew by itself: a watchdog, a brown-out, or its own program."""
 

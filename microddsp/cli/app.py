@@ -18,6 +18,7 @@ import typer
 from microddsp.cli.catalogue import boards, ops, targets
 from microddsp.cli.compile import compile_command
 from microddsp.cli.defaults import read_defaults
+from microddsp.cli.farm import farm
 from microddsp.cli.fit import fit_command
 from microddsp.cli.micro import micro
 from microddsp.cli.run import run_command
@@ -43,6 +44,7 @@ app.command("targets")(targets)
 app.command("ops")(ops)
 app.add_typer(micro, name="micro")
 app.add_typer(tune_app, name="tune")
+app.add_typer(farm, name="farm")
 
 
 def _version(wanted: bool) -> None:

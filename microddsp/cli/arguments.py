@@ -12,6 +12,7 @@ from microddsp.budget import KEYS, read_limits
 from microddsp.errors import MicroddspError, ParameterError, nearest
 from microddsp.micro.aot.memory_options import MemoryOptions
 from microddsp.micro.boards import find_board
+from microddsp.micro.farm.address import is_farm_address, parse_address
 from microddsp.micro.package.names import is_c_name
 from microddsp.micro.targets import find_target
 
@@ -34,7 +35,10 @@ def check_target(name: str) -> str:
 def check_board(name: str | None) -> str | None:
     if name is not None:
         try:
-            find_board(str(name))
+            if is_farm_address(name):
+                parse_address(str(name))
+            else:
+                find_board(str(name))
         except MicroddspError as error:
             raise refuse(error) from error
     return name

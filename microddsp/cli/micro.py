@@ -173,6 +173,44 @@ def run(
     _show(plain(report), as_json)
 
 
+@micro.command("debug")
+def debug(
+    directory: Project,
+    inputs: Annotated[
+        Path | None, typer.Option("-i", "--input", help="What to run it with; silence otherwise.")
+    ] = None,
+    gdb_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Of this computer; any free one otherwise.")
+    ] = None,
+    port: Port = None,
+    serial_number: SerialNumber = None,
+) -> None:
+    """Start a built project under a server for gdb, until Ctrl-C."""
+    if inputs is not None:
+        check_archive(inputs)
+    from microddsp.micro.debugger import DebugServer
+    from microddsp.micro.platforms import read_project
+
+    project = read_project(directory)
+    signals = None
+    if inputs is not None:
+        from microddsp.signals import read_inputs
+
+        signals = read_inputs(inputs, project.signatures[0])
+    with DebugServer(
+        project, signals, gdb_port=gdb_port, port=port, serial_number=serial_number
+    ) as server:
+        typer.echo(f"{server.board.name} waits for gdb at {server.address}:")
+        typer.echo(f"  {server.gdb_command}")
+        if not server.has_lines:
+            typer.echo("the firmware has no line information: build it with -g", err=True)
+        typer.echo("Ctrl-C ends it")
+        try:
+            server.wait()
+        except KeyboardInterrupt:
+            typer.echo("ended")
+
+
 def _show(facts: dict[str, object], as_json: bool) -> None:
     if as_json:
         show_json(facts)

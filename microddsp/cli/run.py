@@ -12,6 +12,7 @@ from microddsp.cli import render
 from microddsp.cli.arguments import check_archive, check_board, check_choice
 from microddsp.cli.model_reference import HELP, load_module, parse_reference
 from microddsp.micro.boards import HOST, find_board
+from microddsp.micro.farm.address import is_farm_address
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,7 +34,7 @@ def run_command(
     ] = None,
     board: Annotated[
         str | None,
-        typer.Option(callback=check_board, help="`microddsp boards` lists them; host: no board."),
+        typer.Option(callback=check_board, help="One of `microddsp boards`, host, or rpc://..."),
     ] = "mps2-an386",
     column: Annotated[
         list[str] | None, typer.Option(help="CSV column, by name or number, for each channel.")
@@ -59,6 +60,9 @@ def run_command(
     timeout_s: Annotated[
         float, typer.Option(min=0.001, help="The device must answer a call within this.")
     ] = 5.0,
+    wait_s: Annotated[
+        float, typer.Option(min=0.001, help="Wait that long for a free board of a farm.")
+    ] = 60.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Stream a recording through a compiled model."""
@@ -72,6 +76,7 @@ def run_command(
     import microddsp
     from microddsp.signals import read_inputs, write_npz
 
+    on_farm = is_farm_address(board)
     model = microddsp.load(archive)
     recording = read_inputs(inputs, model.signature, columns=column or ())
     signals, dropped = _whole_blocks(model, recording, tail)
@@ -86,19 +91,25 @@ def run_command(
             board or HOST,
             model,
             timeout_s=timeout_s,
-            profile=profile and find_board(board or HOST).serial is not None,
+            profile=profile and not on_farm and find_board(board or HOST).serial is not None,
             port=port,
             serial_number=serial_number,
+            wait_s=wait_s,
         ) as session:
             values = session.run(*signals)
             if print_time:
                 result["time"] = render.as_json(session.time(*signals))
-            if profile:
+            if profile and not on_farm:
                 result["profile"] = [render.as_json(row) for row in session.profile(*signals)]
             if reference:
                 pipeline = load_module(reference)[0]
                 report = microddsp.verify(pipeline, model, *signals, board=session)
                 result["verification"] = render.as_json(report)
+    if profile and on_farm:  # one board after the other: there may be only one
+        with microddsp.open_board(
+            str(board), model, timeout_s=timeout_s, profile=True, wait_s=wait_s
+        ) as session:
+            result["profile"] = [render.as_json(row) for row in session.profile(*signals)]
     outputs = _by_name(model, values)
     if output is not None:
         write_npz(output, outputs)

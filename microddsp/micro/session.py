@@ -10,7 +10,10 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from microddsp.errors import BoardError, nearest
-from microddsp.micro.boards import Board
+from microddsp.micro.boards import DEFAULT_BOARD, Board
+from microddsp.micro.farm import FarmAddress, is_farm_address, parse_address
+from microddsp.micro.farm.client import WAIT_S, request
+from microddsp.micro.farm.described import board_of
 from microddsp.micro.platforms import (
     Project,
     build_project,
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
 
     Array = np.ndarray | torch.Tensor
 
+# How long to wait for a second board of a farm, for a profile beside a session.
+_BESIDE_S = 10.0
+
 
 class BoardSession:
     """Firmware that runs. `session["plops"]` is the model of that name; `run`, `reset`, `time`,
@@ -53,8 +59,13 @@ class BoardSession:
         timeout_s: float = 5.0,
         port: str | None = None,
         built_from: Sequence[CompiledModel] = (),
+        link: Link | None = None,
+        farm: FarmAddress | None = None,
     ) -> None:
         """Start a project's firmware, or connect to the board that has it.
+
+        A `link` that is given is already open, and the session's from now on; `farm` is where it
+        leads to.
 
         Raises:
             BoardError: A tool or the firmware is missing.
@@ -64,13 +75,8 @@ class BoardSession:
         self._built_from = tuple(built_from)
         self._timeout_s = timeout_s
         self._lock = threading.RLock()
-        image = project.image if project.image.is_file() else None
-        self._link = Link(
-            start_command(self.board, project.image, port),
-            timeout_s,
-            image,
-            f"device.{self.board.name}",
-        )
+        self._farm = farm
+        self._link = link or open_link(project, timeout_s=timeout_s, port=port)
         several = len(project.signatures) > 1
         try:
             self._models = {
@@ -146,14 +152,19 @@ class BoardSession:
         """`RemoteModel.profile` of the only model.
 
         Where the firmware has no marks and another one costs nobody anything (an emulator, this
-        computer), one that has them is built and started for this call.
+        computer), one that has them is built and started for this call. On a farm that needs a
+        second board that is free.
         """
         model = self._only
         model.check_open()
         if model.pieces or not self._built_from or self.board.serial:
             return model.profile(*inputs, tail=tail)
         with open_board(
-            self.board, self._built_from, timeout_s=self._timeout_s, profile=True
+            str(self._farm) if self._farm else self.board,
+            self._built_from,
+            timeout_s=self._timeout_s,
+            profile=True,
+            wait_s=_BESIDE_S,
         ) as marked:
             return marked._only.profile(*inputs, tail=tail)
 
@@ -179,7 +190,7 @@ class BoardSession:
 
 
 def open_board(
-    board: str | Board = "mps2-an386",
+    board: str | Board = DEFAULT_BOARD,
     model: CompiledModel | Sequence[CompiledModel] | None = None,
     *,
     platform: str | None = None,
@@ -188,11 +199,13 @@ def open_board(
     profile: bool = False,
     port: str | None = None,
     serial_number: str | None = None,
+    wait_s: float = WAIT_S,
 ) -> BoardSession:
     """Build firmware with models in it, start or flash the board and open a session with it.
 
     Args:
-        board: A name from `microddsp boards`, a board's file, or as the platform calls it.
+        board: A name from `microddsp boards`, a board's file, as the platform calls it, or one of
+            a farm: "rpc://HOST:PORT/KEY", with "?board=NAME" where the key does not tell.
         model: What `compile` or `load` gave, for the board's processor; several for a firmware
             with all of them, each under its name: `board["plops"].run(x)`.
         platform: The kind of firmware; that of the board otherwise.
@@ -201,6 +214,7 @@ def open_board(
         profile: The firmware has marks between its kernels.
         port: The serial port of a real board; found by its USB numbers otherwise.
         serial_number: Which one of several real boards.
+        wait_s: How long to wait for a free board of a farm.
 
     Raises:
         BoardError: The board is unknown or has another processor, is not there, or a tool is
@@ -211,14 +225,25 @@ def open_board(
         raise BoardError("open_board needs a model", hint="open_board(board, model)")
     models = list(model) if isinstance(model, Sequence) else [model]
     given = {**(options or {}), **({"profile": "yes"} if profile else {})}
+    farm = parse_address(board) if is_farm_address(board) else None
+    if farm and (port or serial_number):
+        raise BoardError("port and serial_number of a farm's boards are given to its server")
+    wanted = board_of(farm, wait_s) if farm else board
     with tempfile.TemporaryDirectory(prefix="microddsp-") as folder:
-        chosen = _board_to_ask(create_project(folder, models, board, given, platform=platform))
+        chosen = _board_to_ask(create_project(folder, models, wanted, given, platform=platform))
         build_project(folder)
-        if chosen.serial:
+        if chosen.serial and not farm:
             port = _find_port(chosen, port, serial_number)
             flash_project(folder, port=port, serial_number=serial_number)
         # Emulators have read the image once they answer: the folder may go.
-        return BoardSession(read_project(folder), timeout_s=timeout_s, port=port, built_from=models)
+        return BoardSession(
+            read_project(folder),
+            timeout_s=timeout_s,
+            port=port,
+            built_from=models,
+            link=_link_of_farm(farm, read_project(folder), timeout_s, wait_s) if farm else None,
+            farm=farm,
+        )
 
 
 def open_project(
@@ -239,6 +264,26 @@ def open_project(
     if board.serial:
         port = _find_port(board, port, serial_number)
     return BoardSession(project, timeout_s=timeout_s, port=port)
+
+
+def open_link(
+    project: Project, *, timeout_s: float, port: str | None = None, extra: Sequence[str] = ()
+) -> Link:
+    """The link to a project's firmware, which is started with `extra` words where it is emulated.
+
+    Raises:
+        BoardError: A tool or the firmware is missing.
+        LinkError: The device does not come up.
+    """
+    board = _board_to_ask(project)
+    image = project.image if project.image.is_file() else None
+    command = [*start_command(board, project.image, port), *extra]
+    return Link(command, timeout_s, image, f"device.{board.name}")
+
+
+def _link_of_farm(farm: FarmAddress, project: Project, timeout_s: float, wait_s: float) -> Link:
+    board, image = _board_to_ask(project), project.image.read_bytes()
+    return request(farm.tracker, farm.key, image, board, timeout_s, wait_s=wait_s)
 
 
 def _board_to_ask(project: Project) -> Board:

@@ -44,8 +44,9 @@ class Serial(_Strict):
     """A real board's serial port, and the tools that write its flash.
 
     `driver` is a C file beside the board's own file, or one that comes with this package; it
-    implements `uart.h`. `usb` are "vendor:product" numbers of the board's USB port. In `flash` and
-    `reset`, commands in words, {image}, {hex}, {bin}, {port} and {serial_number} are filled in.
+    implements `uart.h`. `usb` are "vendor:product" numbers of the board's USB port. In `flash`,
+    `reset` and `debug`, commands in words, {image}, {hex}, {bin}, {port}, {serial_number} and, in
+    `debug` alone, {gdb_port} are filled in. `debug` runs a server for gdb.
     `break_resets`: a break on the line resets the board, as with DAPLink.
     """
 
@@ -54,6 +55,7 @@ class Serial(_Strict):
     usb: list[Annotated[str, Field(pattern=r"^[0-9a-f]{4}:[0-9a-f]{4}$")]] = []
     flash: list[str] = []
     reset: list[str] = []
+    debug: list[str] = []
     break_resets: bool = False
 
 

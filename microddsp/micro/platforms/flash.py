@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 from microddsp.errors import BoardError
+from microddsp.micro.boards import Serial
 from microddsp.micro.platforms.platform import Project
 from microddsp.micro.tools import find_tool
 
@@ -26,13 +27,27 @@ def write_flash(project: Project, port: str | None, serial_number: str | None) -
         raise BoardError(
             f"there is no firmware {str(project.image)!r}", hint="build the project first"
         )
+    flash_image(serial, project.image, port, serial_number)
+
+
+def flash_image(serial: Serial, image: Path, port: str | None, serial_number: str | None) -> None:
+    """The same for a firmware of its own.
+
+    Raises:
+        BoardError: A tool is missing or failed; the message has its words.
+    """
     for command in (serial.flash, serial.reset):
         if command:
-            _run(fill(command, project.image, port=port, serial_number=serial_number))
+            _run(fill(command, image, port=port, serial_number=serial_number))
 
 
 def fill(
-    command: list[str], image: Path, *, port: str | None, serial_number: str | None
+    command: list[str],
+    image: Path,
+    *,
+    port: str | None,
+    serial_number: str | None,
+    gdb_port: str | None = None,
 ) -> list[str]:
     """The words of a command with {image}, {hex}, {bin}, {port} and {serial_number} filled in.
 
@@ -44,6 +59,8 @@ def fill(
     """
     words: list[str] = []
     values = {"image": str(image), "port": port, "serial_number": serial_number}
+    if gdb_port is not None:
+        values["gdb_port"] = gdb_port
     for kind, form in (("hex", "ihex"), ("bin", "binary")):
         if any(f"{{{kind}}}" in word for word in command):
             values[kind] = str(_converted(image, kind, form))

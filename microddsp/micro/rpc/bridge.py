@@ -3,13 +3,16 @@
     python -S -E bridge.py STATUS_FD TIMEOUT_S spawn COMMAND... READ_FD WRITE_FD
     python -S -E bridge.py STATUS_FD TIMEOUT_S uart COMMAND... READ_FD WRITE_FD
     python -S -E bridge.py STATUS_FD TIMEOUT_S serial PATH BAUD BREAK READ_FD WRITE_FD
+    python -S -E bridge.py STATUS_FD TIMEOUT_S remote FD ARGUMENTS START_S READ_FD WRITE_FD
 
 TVM appends the last two. An emulator, or a process that is the device, is started with two pipes,
-or with a socket to its UART; a board is reached over a serial line. The client trusts its peer: it
+or with a socket to its UART; a board is reached over a serial line; a board of a farm over a
+connection to its server. The client trusts its peer: it
 waits for ever and knows no broken device. So this process holds whole packets, and where the device
 died or does not answer within the time it sends an RPC exception in its place, now and for every
 later request. It ends with the client, and the emulator ends with it. STATUS_FD tells how it
-started, then the device's log lines. Standard library only: it starts within milliseconds.
+started, then the device's log lines; where nobody reads it they wait for a client that asks.
+Standard library only: it starts within milliseconds.
 """
 
 from __future__ import annotations
@@ -29,14 +32,21 @@ import sys
 import termios
 import time
 import tty
+from collections import deque
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from microddsp.micro.rpc.remote import Remote
 
 DEBUG, INFO = 10, 20  # levels of Python's logging
 LOG = 0x474F4C  # a packet of the device that is no answer: level, text
 LINE_CHARACTERS = 400
+LINES_KEPT = 1000
 LINK_IN = 50  # the emulator's descriptors, as in the firmware's board.h
 LINK_OUT = 51
 SHUTDOWN = 1
+LOG_LINES = b"microddsp.log_lines"  # our own function, see asides.py
 EXCEPTION = 5
 STRING = 8
 CHUNK = 1 << 16
@@ -45,6 +55,7 @@ START_S = 20.0
 LINE_START_S = 5.0
 EMULATED_BAUD = 115_200  # an emulated UART is not slower, whatever its rate is called
 PARENT_CHECK_S = 1.0
+SILENCE = "RPCSessionTimeoutError: no answer from the device for {:g} s, it was stopped"
 FAULT = re.compile(r"DeviceFault: [^\n]*")  # the firmware's own last words
 REGISTER = re.compile(r"(R1[345])=([0-9a-f]{8})")  # of the emulator's
 
@@ -144,6 +155,9 @@ class Program:
 class Device(Program):
     """An emulator, or a process that is the device, with its two pipes."""
 
+    greets = True
+    silence = SILENCE
+
     def __init__(self, command: list[str]) -> None:
         from_us, self.to_device = os.pipe()
         self.from_device, to_us = os.pipe()
@@ -193,6 +207,8 @@ class Line:
     process_id = 0
     words = -1
     start_s = LINE_START_S
+    greets = True
+    silence = SILENCE
 
     def __init__(self, fd: int, baud: int) -> None:
         from microddsp.micro.rpc.frames import Frames
@@ -325,7 +341,12 @@ class Bridge:
     """Relays packets and speaks for a device that cannot."""
 
     def __init__(
-        self, device: Device | Line, status: int, requests: int, replies: int, timeout_s: float
+        self,
+        device: Device | Line | Remote,
+        status: int,
+        requests: int,
+        replies: int,
+        timeout_s: float,
     ) -> None:
         self.device = device
         self.status = status
@@ -335,11 +356,14 @@ class Bridge:
         self.asked = Packets()
         self.answered = Packets()
         self.held = bytearray()  # for a device that is not up yet
-        self.ready = False  # the device has said that it is up
+        self.ready = not device.greets  # the device listens
+        self.up = False  # it has said so, or answered
         self.waiting = False  # the client waits for an answer
         self.dead = ""  # why there is no device any more
         self.progress = time.monotonic()
         self.moved = 0
+        self.kept: deque[tuple[int, str]] = deque(maxlen=LINES_KEPT)
+        self.asides = False  # the client asks for what is kept
         os.set_blocking(status, False)
 
     def run(self) -> None:
@@ -366,17 +390,14 @@ class Bridge:
                 self.moved = device.moved
                 self.progress = time.monotonic()
             if self.waiting and time.monotonic() >= self._deadline():
-                self._give_up(
-                    f"RPCSessionTimeoutError: no answer from the device for {self.timeout_s:g} s, "
-                    "it was stopped"
-                )
+                self._give_up(device.silence.format(self.timeout_s))
                 continue
             if not self.dead:
                 device.answer_is_due(self.waiting or not self.ready)
                 device.tick()
 
     def _deadline(self) -> float:
-        if self.ready:
+        if self.up:
             return self.progress + self.timeout_s
         return self.progress + max(self.device.start_s, self.timeout_s)
 
@@ -398,6 +419,10 @@ class Bridge:
         for packet in self.asked.feed(data):
             if len(packet) >= 12 and struct.unpack_from("<i", packet, 8)[0] == SHUTDOWN:
                 return False
+            aside = self._aside(packet)
+            if aside:
+                write_all(self.replies, aside)
+                continue
             if self.dead:
                 write_all(self.replies, exception_packet(self.dead))
                 continue
@@ -408,6 +433,21 @@ class Bridge:
             else:
                 self.held += packet
         return True
+
+    def _aside(self, packet: bytes) -> bytes | None:
+        """The answer to a request that is for us and not for the device."""
+        self.asides = self.asides or packet.endswith(LOG_LINES)
+        if not self.asides or not self.device.greets:
+            return None  # a server answers for its own bridge
+        _find_package()
+        from microddsp.micro.rpc import asides
+
+        if asides.calls(packet) and not self.dead:
+            self._tell(self.device.lines())
+        said = asides.answer(packet, self.kept)
+        if asides.calls(packet):
+            self.kept.clear()
+        return said
 
     def _from_device(self) -> None:
         data = self.device.read()
@@ -422,18 +462,20 @@ class Bridge:
                 self._tell([(level, line) for line in text.splitlines()])
             elif self.ready:
                 self.waiting = False
+                self.up = True
                 write_all(self.replies, packet)
             else:  # the first packet is empty and for us
-                self.ready = True
+                self.ready = self.up = True
                 self.device.send(bytes(self.held))
 
     def _tell(self, lines: list[tuple[int, str]]) -> None:
-        """Log lines for whoever reads our status: those for which there is no room are lost."""
+        """Log lines for whoever reads our status, or else asks for them; the oldest are lost where
+        there is no room."""
         for level, line in lines:
             try:
                 os.write(self.status, f"log {level} {line[:LINE_CHARACTERS]}\n".encode())
             except OSError:
-                return
+                self.kept.append((level, line[:LINE_CHARACTERS]))
 
     def _give_up(self, why: str) -> None:
         if not self.dead:
@@ -457,29 +499,32 @@ def _die_with_parent() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _own_descriptors(status: int, requests: int, replies: int) -> tuple[int, int, int]:
+def _own_descriptors(ours: list[int]) -> list[int]:
     """Ours alone, and far from those of the emulator.
 
     The client's descriptors have no CLOEXEC: we were given those of other sessions too, and their
     peers would not see an end while we hold them.
     """
-    kept = tuple(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100) for fd in (status, requests, replies))
+    kept = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100) for fd in ours]
     for fd in map(int, os.listdir("/proc/self/fd")):
         if fd > 2 and fd not in kept:
             try:
                 os.close(fd)
             except OSError:
                 pass  # the listing's own
-    return kept[0], kept[1], kept[2]
+    return kept
 
 
 def main(arguments: list[str]) -> None:
     os.setsid()  # Ctrl-C is for the client, which then closes the session
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # an orderly end: the emulator first
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
-    status, requests, replies = _own_descriptors(
-        int(arguments[0]), int(arguments[-2]), int(arguments[-1])
-    )
+    ours = [int(arguments[0]), int(arguments[-2]), int(arguments[-1])]
+    if arguments[2] == "remote":
+        ours.append(int(arguments[3]))
+    status, requests, replies, *connection = _own_descriptors(ours)
+    if connection:
+        arguments[3] = str(connection[0])
     try:
         device = _start(arguments[2], arguments[3:-2])
     except (OSError, termios.error) as error:
@@ -496,12 +541,23 @@ def main(arguments: list[str]) -> None:
             device.stop()
 
 
-def _start(kind: str, arguments: list[str]) -> Device | Line:
+def _find_package() -> None:
+    """Let what is not always needed be imported."""
+    root = str(Path(__file__).parents[3])
+    if root not in sys.path:
+        sys.path.insert(0, root)
+
+
+def _start(kind: str, arguments: list[str]) -> Device | Line | Remote:
     if kind == "spawn":
         return Device(arguments)
-    sys.path.insert(0, str(Path(__file__).parents[3]))  # for the frames
+    _find_package()
     if kind == "uart":
         return EmulatedLine(arguments)
+    if kind == "remote":
+        from microddsp.micro.rpc.remote import Remote
+
+        return Remote(int(arguments[0]), Path(arguments[1]), float(arguments[2]))
     return _open_line(arguments[0], int(arguments[1]), arguments[2] == "yes")
 
 

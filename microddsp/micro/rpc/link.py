@@ -21,9 +21,11 @@ from microddsp.errors import (
     DeviceResetError,
     DeviceTimeoutError,
     LinkError,
+    ServerLostError,
 )
+from microddsp.micro.rpc.asides import FUNCTION as LOG_LINES
 from microddsp.micro.rpc.faults import MARK, fault_error
-from microddsp.micro.rpc.status import StatusLines
+from microddsp.micro.rpc.status import StatusLines, log_lines
 from microddsp.micro.rpc.symbols import Symbols
 
 _BRIDGE = Path(__file__).with_name("bridge.py")
@@ -99,6 +101,10 @@ def _as_link_error(error: BaseException, symbols: Symbols | None) -> LinkError:
         return fault_error(text.rpartition(MARK)[2], symbols, lost=lost)
     if lost:
         return DeviceLostError(text.rpartition("DeviceLost: ")[2], hint="open the board again")
+    if "ServerLost: " in text:
+        return ServerLostError(
+            text.rpartition("ServerLost: ")[2], hint="open the board again: another one is taken"
+        )
     if "DeviceReset: " in text:
         return DeviceResetError(
             text.rpartition("DeviceReset: ")[2],
@@ -131,6 +137,24 @@ def _let_go_after_fork() -> None:
 os.register_at_fork(after_in_child=_let_go_after_fork)
 
 
+def check_timeout(timeout_s: float) -> None:
+    """Raises BoardError where a time limit makes no sense."""
+    if not 0.0 < timeout_s < 1e6:
+        raise BoardError(f"timeout_s must be positive, got {timeout_s}")
+
+
+def bridge_command(status: int, timeout_s: float) -> list[str]:
+    """How the bridge is started, without what it shall reach; `status` is where it tells.
+
+    Raises:
+        BoardError: This Python has no executable.
+    """
+    # A failing exec would kill our whole process group: start only what is surely there.
+    if not (sys.executable and os.access(sys.executable, os.X_OK)):
+        raise BoardError("this Python has no executable to start the bridge with")
+    return [sys.executable, "-S", "-E", str(_BRIDGE), str(status), repr(float(timeout_s))]
+
+
 class Link:
     """An open session with a device; use `call` around what `session` does."""
 
@@ -140,6 +164,8 @@ class Link:
         timeout_s: float,
         image: Path | None = None,
         name: str = "device",
+        *,
+        asks_for_logs: bool = False,
     ) -> None:
         """Start the device behind a bridge; returns when it answers.
 
@@ -148,20 +174,21 @@ class Link:
             timeout_s: It must answer every call within this.
             image: Its firmware, whose names make errors readable.
             name: Of its logger, below `microddsp`.
+            asks_for_logs: Log lines come as answers of a function, not from the bridge here.
 
         Raises:
             BoardError: The time limit makes no sense.
             LinkError: The device does not come up.
         """
-        if not 0.0 < timeout_s < 1e6:
-            raise BoardError(f"timeout_s must be positive, got {timeout_s}")
-        # A failing exec would kill our whole process group: start only what is surely there.
-        if not (sys.executable and os.access(sys.executable, os.X_OK)):
-            raise BoardError("this Python has no executable to start the bridge with")
+        check_timeout(timeout_s)
         self._symbols = Symbols(image) if image is not None else None
         self._logger = logging.getLogger(f"microddsp.{name}")
+        self._log_lines: int | None = None
         with signals_held_back():
             self._open(command, timeout_s)
+        if asks_for_logs:
+            find = self.session.get_function
+            self._log_lines = self.hold(self.call(find, LOG_LINES))
 
     def _open(self, command: list[str], timeout_s: float) -> None:
         import tvm
@@ -171,7 +198,7 @@ class Link:
         status, theirs = os.pipe()
         os.set_inheritable(theirs, True)
         self._status = StatusLines(status)
-        bridge = (sys.executable, "-S", "-E", str(_BRIDGE), str(theirs), repr(float(timeout_s)))
+        bridge = bridge_command(theirs, timeout_s)
         try:
             session = call(lambda: RPCSession(create(*bridge, *command)))
         except LinkError as error:
@@ -196,6 +223,16 @@ class Link:
         finally:
             if not self.closed:
                 self._status.log(self._logger)
+                self._ask_for_logs()
+
+    def _ask_for_logs(self) -> None:
+        if self._log_lines is None:
+            return
+        try:
+            lines = _call(None, self.held(self._log_lines), (), {})
+        except LinkError:
+            return  # nobody is there to tell them
+        log_lines(str(lines).splitlines(), self._logger)
 
     def hold(self, thing: Any) -> int:
         """Keep what the session gave, functions and tensors, until it ends. Nobody else may.

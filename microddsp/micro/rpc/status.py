@@ -6,6 +6,7 @@ import logging
 import os
 import select
 import time
+from collections.abc import Iterable
 
 
 class StatusLines:
@@ -29,14 +30,19 @@ class StatusLines:
         while self._read(0.0):
             pass
         *lines, self._bytes = self._bytes.split(b"\n")
-        for line in lines:
-            kind, _, rest = line.decode(errors="replace").partition(" ")
-            level, _, text = rest.partition(" ")
-            if kind == "log" and level.isdecimal():
-                logger.log(int(level), "%s", text)
+        found = [line.decode(errors="replace").partition(" ") for line in lines]
+        log_lines([rest for kind, _, rest in found if kind == "log"], logger)
 
     def _read(self, timeout_s: float) -> bool:
         readable, _, _ = select.select([self._fd], [], [], timeout_s)
         data = os.read(self._fd, 1 << 16) if readable else b""
         self._bytes += data
         return bool(data)
+
+
+def log_lines(lines: Iterable[str], logger: logging.Logger) -> None:
+    """Hand on lines of `LEVEL text`."""
+    for line in lines:
+        level, _, text = line.partition(" ")
+        if level.isdecimal():
+            logger.log(int(level), "%s", text)

@@ -49,6 +49,11 @@ class Symbols:
     def _thumb(self) -> int:
         return 1 if self._elf["e_machine"] == "EM_ARM" else 0
 
+    @property
+    def has_lines(self) -> bool:
+        """Whether it is known which line of the source an instruction belongs to."""
+        return self._elf.get_section_by_name(".debug_line") is not None
+
     def value(self, name: str) -> int | None:
         """The address of a symbol."""
         table = self._elf.get_section_by_name(".symtab")

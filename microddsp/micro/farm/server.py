@@ -1,0 +1,248 @@
+"""The boards of this computer, each behind a server of TVM's that a tracker hands out.
+
+One process imports TVM and forks a server for each board. A server forks for each session, as
+TVM's does, and the session's process starts the bridge. Each of them ends with its parent, so that
+nothing is left whoever is killed; a server that ended is started anew.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess
+from pathlib import Path
+from typing import Any
+
+from microddsp.errors import BoardError, LinkError
+from microddsp.micro.boards import Board
+from microddsp.micro.farm.address import Tracker
+from microddsp.micro.farm.client import CONSTRUCTOR
+from microddsp.micro.farm.described import BOARD_FUNCTION
+from microddsp.micro.farm.refusals import refused
+from microddsp.micro.farm.tracker import tracker_status
+from microddsp.micro.platforms.flash import flash_image
+from microddsp.micro.rpc.boards_attached import find_port
+from microddsp.micro.rpc.link import bridge_command, call
+from microddsp.micro.rpc.start import start_command
+from microddsp.micro.rpc.status import StatusLines
+
+PORTS = (9091, 9991)
+_MOST_BYTES = 256 << 20
+_START_S = 60.0
+_ANSWER_S = 30.0
+_TOO_SHORT_S = 2.0  # a server that ends so early would end again
+_KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
+_log = logging.getLogger("microddsp.farm")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A board of this computer; `port` and `serial_number` say which, of real ones."""
+
+    board: Board
+    key: str
+    port: str | None = None
+    serial_number: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """How the servers listen: `announced` is the address that clients are told."""
+
+    host: str = "127.0.0.1"
+    ports: tuple[int, int] = PORTS
+    announced: str | None = None
+
+
+def serve(
+    places: Sequence[Place],
+    tracker: Tracker,
+    listening: Listening,
+    started: Callable[[Place, int], None],
+) -> None:
+    """Serve boards until interrupted, which is a KeyboardInterrupt. For a process of its own.
+
+    `started` is told each server's port, again for one that was started anew.
+
+    Raises:
+        BoardError: There is no tracker, a board is not there, or no port is free.
+    """
+    import tvm.rpc.server  # noqa: F401  once: what is forked from here has it
+
+    tracker_status(tracker)
+    for place in places:
+        _check_there(place)
+    running: list[tuple[Place, ForkProcess, float]] = []
+    waiting = list(places)
+    try:
+        while True:
+            for place in waiting:
+                process, port = _start(place, tracker, listening)
+                running.append((place, process, time.monotonic()))
+                started(place, port)
+            wait([process.sentinel for _, process, _ in running])
+            ended = [entry for entry in running if entry[1].exitcode is not None]
+            running = [entry for entry in running if entry[1].exitcode is None]
+            waiting = [place for place, _, _ in ended]
+            for place, process, since in ended:
+                _log.warning("a server of %s ended (%s)", place.key, process.exitcode)
+                if time.monotonic() - since < _TOO_SHORT_S:
+                    time.sleep(_TOO_SHORT_S)
+    finally:
+        for _, process, _ in running:
+            process.kill()
+            process.join()
+
+
+def _check_there(place: Place) -> None:
+    if place.board.serial:
+        find_port(place.board, port=place.port, serial_number=place.serial_number)
+    elif place.board.qemu:
+        start_command(place.board, Path(sys.executable))  # names a tool that is missing
+
+
+def _start(place: Place, tracker: Tracker, listening: Listening) -> tuple[ForkProcess, int]:
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    fork = multiprocessing.get_context("fork")
+    process = fork.Process(
+        target=_run_server, args=(place, tracker, listening, os.getpid(), theirs), daemon=False
+    )
+    process.start()
+    theirs.close()
+    with ours:
+        try:
+            answer = ours.recv() if ours.poll(_START_S) else "it does not start"
+        except EOFError:
+            answer = "it ended"
+    if isinstance(answer, int):
+        return process, answer
+    process.kill()
+    process.join()
+    raise BoardError(f"the server of {place.key} cannot listen: {answer}")
+
+
+def _run_server(
+    place: Place, tracker: Tracker, listening: Listening, parent: int, told: Connection
+) -> None:
+    """TVM's server: what `tvm.rpc.Server` runs in the interpreter that it starts."""
+    import tvm_ffi
+    from tvm.rpc.server import PopenRPCServerState
+
+    _end_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.excepthook = _one_line
+    multiprocessing.set_start_method("fork", force=True)  # sessions know what is registered here
+    me = os.getpid()
+    tvm_ffi.register_global_func(
+        CONSTRUCTOR, lambda *asked: _open_session(place, me, *asked), override=True
+    )
+    description = place.board.model_dump_json(exclude={"folder"}, exclude_none=True)
+    tvm_ffi.register_global_func(BOARD_FUNCTION, lambda: description, override=True)
+    try:
+        state = PopenRPCServerState(
+            listening.host,
+            *listening.ports,
+            tracker_addr=(tracker.host, tracker.port),
+            key=place.key,
+            custom_addr=listening.announced,
+            silent=True,
+        )
+    except (OSError, ValueError) as error:
+        told.send(str(error))
+        return
+    told.send(state.port)
+    told.close()
+    state.thread.join()
+
+
+def _one_line(failed: threading.ExceptHookArgs) -> None:
+    _log.warning("%s", failed.exc_value)
+
+
+def _open_session(place: Place, server: int, board: str, image: bytes, timeout_s: float) -> Any:
+    """Start the device with a client's firmware, in the session's own process."""
+    _end_with(server)
+    try:
+        if board != place.board.name:
+            raise BoardError(
+                f"the firmware is for {board}, the farm's {place.key} is a {place.board.name}",
+                hint=f"?board={place.board.name}",
+            )
+        content = bytes(image)
+        if not content.startswith(b"\x7fELF") or len(content) > _MOST_BYTES:
+            raise BoardError("the firmware is no ELF file")
+        _keep_alive()
+        return _start_device(place, content, float(timeout_s))
+    except BoardError as error:
+        raise refused(error) from error
+
+
+def _start_device(place: Place, image: bytes, timeout_s: float) -> Any:
+    import tvm
+
+    with _as_file(image) as path:
+        port = None
+        if place.board.serial:
+            port = find_port(place.board, port=place.port, serial_number=place.serial_number)
+            flash_image(place.board.serial, path, port, place.serial_number)
+        command = start_command(place.board, path, port)
+        status, theirs = os.pipe()
+        os.set_inheritable(theirs, True)
+        create = tvm.get_global_func("rpc.CreatePipeClient")
+        try:
+            # An emulator has read the firmware once it answers: the file may go.
+            return call(lambda: create(*bridge_command(theirs, timeout_s), *command))
+        except LinkError as error:
+            words = StatusLines(status).first(_ANSWER_S)
+            reason = words.split(maxsplit=2)[2] if words.startswith("error ") else error.message
+            raise LinkError(f"the device does not start: {reason}") from error
+        finally:
+            # Nobody reads it from here: the bridge keeps log lines until the client asks.
+            os.close(theirs)
+            os.close(status)
+
+
+@contextmanager
+def _as_file(image: bytes) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="microddsp-farm-") as folder:
+        path = Path(folder, "firmware.elf")
+        path.write_bytes(image)
+        path.chmod(0o700)  # that of the board "host" is a program
+        yield path
+
+
+def _end_with(parent: int) -> None:
+    """Be killed when the process that forked us ends, or has ended."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _keep_alive() -> None:
+    """A client whose computer is gone gives its board back within half a minute.
+
+    TVM has the connection; ours are all connections of this process.
+    """
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            with socket.socket(fileno=os.dup(int(number))) as connection:
+                if connection.family in (socket.AF_INET, socket.AF_INET6):
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    for option, value in _KEEP_ALIVE:
+                        connection.setsockopt(socket.IPPROTO_TCP, option, value)
+        except OSError:
+            continue  # no socket, or one that listens
