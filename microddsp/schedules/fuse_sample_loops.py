@@ -27,7 +27,14 @@ from microddsp.schedules.graph import (
     static_shape,
 )
 from microddsp.schedules.loop_memory import Tensor, constants
-from microddsp.schedules.sample_groups import DECIMATE, SAMPLE_CALLS, Group, group, joint_outputs
+from microddsp.schedules.sample_groups import (
+    DECIMATE,
+    SAMPLE_CALLS,
+    SUM,
+    Group,
+    group,
+    joint_outputs,
+)
 from microddsp.schedules.sample_loop import SampleLoop
 
 _UNARY: dict[str, Callable[[Expr], Expr]] = {
@@ -294,6 +301,8 @@ def _make_loop(
         elif kind == DECIMATE:
             x, factor = call.args
             tensors[b.var, -1] = loop.store(signal(x), every=int(factor))
+        elif kind == SUM:
+            tensors[b.var, -1] = loop.store_sum(signal(call.args[0]))
         elif kind == "relax.broadcast_to":
             signals[b.var, -1] = signal(call.args[0])
         elif kind == "relax.clip":

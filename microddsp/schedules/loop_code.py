@@ -40,12 +40,13 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Every so many samples, to the loop's channel or to channel `row`."""
+    """Every so many samples, to the loop's channel or to `row`; `added` to what is there."""
 
     signal: Expr
     target: Tensor
     every: int
     row: int | None
+    added: bool = False
 
 
 @dataclass(slots=True)
@@ -174,6 +175,8 @@ class Parts:
             if store.target.name in buffers:
                 channel = c if store.row is None else store.row
                 target = buffers[store.target.name]
+                if store.added:
+                    value = target[channel, n] + value
                 keep_sample(target, value, channel, start, u, unroll, store.every)
         leaves = [value for state in self.states for value in state.leaves]
         return {id(old): new for old, new in zip(leaves, done[len(signals) :], strict=True)}

@@ -9,6 +9,7 @@ from microddsp.schedules.fuse_convolutions import FuseConvolutions
 from microddsp.schedules.fuse_frames import FuseFrames
 from microddsp.schedules.fuse_sample_loops import FuseSampleLoops
 from microddsp.schedules.kernels import ScheduleKernels
+from microddsp.schedules.pointwise import SplitPointwise
 
 # Operators that only give memory another shape; they cost nothing later.
 VIEWS = ("relax.reshape", "relax.expand_dims", "relax.squeeze", "relax.flatten")
@@ -22,6 +23,7 @@ def pipeline(*, unroll: int | None = None) -> tvm.transform.Pass:
     return tvm.transform.Sequential(
         [
             relax.transform.CanonicalizeBindings(),
+            SplitPointwise(),
             FuseConvolutions(),
             FuseFrames(),
             FuseSampleLoops(unroll),

@@ -52,6 +52,7 @@ ELEMENTWISE = {
     "relax.broadcast_to": 1,
 }
 DECIMATE = "dsp.decimate"
+SUM = "relax.sum"
 _DTYPES = ("float32", "bool")
 SAMPLE_CALLS = {
     "dsp.event_counter",
@@ -103,6 +104,17 @@ def joint_outputs(call: relax.Expr) -> int:
     return operator.outputs if operator.joint else 0
 
 
+def leaves_loop(value: relax.Expr) -> bool:
+    """Whether a loop may give this of one of its signals: fewer samples, the sum of channels."""
+    name = operator_name(value)
+    if name != SUM:
+        return name == DECIMATE
+    shape = static_shape(value.args[0])
+    if shape is None or len(shape) != 2 or shape[0] == 1 or str(value.ty.dtype) != "float32":
+        return False
+    return [int(axis) % 2 for axis in value.attrs.axis or ()] == [0] and bool(value.attrs.keepdims)
+
+
 def _fits(arg: relax.Expr, shape: tuple[int, ...] | None) -> bool:
     """A float32 or boolean operand that broadcasts to the signal's shape."""
     own = static_shape(arg)
@@ -132,8 +144,8 @@ def group(bindings: Sequence[relax.VarBinding]) -> list[Group]:
         used = operands(value)
         deepest = max((level.get(var, 0) for var in used), default=0)
         shape = signal_shape(value) if isinstance(value, relax.Call) else None
-        if operator_name(value) == DECIMATE and used and piece.get(used[0], (-1,))[0] == deepest:
-            # the loop keeps every so many of its samples; who reads them is another loop, later
+        if leaves_loop(value) and used and piece.get(used[0], (-1,))[0] == deepest:
+            # the loop keeps some of its samples, or their sum; who reads them is a later loop
             maker = piece[used[0]][2]
             members[maker].append(binding)
             level[binding.var] = deepest + 1

@@ -126,6 +126,12 @@ class SampleLoop:
         self._parts.signals.extend(Store(signal, target, 1, i) for i, signal in enumerate(signals))
         return target
 
+    def store_sum(self, signal: Expr) -> Tensor:
+        """Write the sum of a signal's channels; returns the output tensor."""
+        target = self._output(1, 1)
+        self._parts.signals.append(Store(signal, target, 1, 0, added=True))
+        return target
+
     def _output(self, channels: int, every: int) -> Tensor:
         return Tensor(
             f"out{len(self._parts.signals)}", (channels, self.samples // every), "float32"
@@ -166,6 +172,10 @@ class SampleLoop:
                 t.name: T.arg(t.name, tirx.decl_buffer(t.shape, t.dtype, t.name))
                 for t in [*self.inputs, *outputs]
             }
+            for store in self._parts.signals:
+                if store.added and store.target.name in buffers:
+                    with T.serial(0, self.samples) as n:
+                        T.buffer_store(buffers[store.target.name], T.float32(0.0), [0, n])
             if self.channels == 1:
                 self._parts.emit(0, buffers, unroll)
             else:
