@@ -132,7 +132,18 @@ def show_command(
         return
     show_table(
         f"{sum(len(k.trials) for k in kernels)} trials",
-        ("kernel", "cpu", "board", "metric", "trials", "failed", "default", "best", "gain", "choices"),
+        (
+            "kernel",
+            "cpu",
+            "board",
+            "metric",
+            "trials",
+            "failed",
+            "default",
+            "best",
+            "gain",
+            "choices",
+        ),
         [
             (
                 *(k.kernel, k.cpu, k.board, k.metric, len(k.trials), sum(k.reasons.values())),

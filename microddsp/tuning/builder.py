@@ -76,7 +76,9 @@ class CandidateBuilder(PyBuilder):
                 if self.most is None or len(new) < self.most or attempt.digest in new:
                     new.setdefault(attempt.digest, (attempt.candidate, folder))
         made = build_all(list(new.values()), self.task.target, self.workers)
-        failed = {d: Outcome(reason=m) for d, m in zip(new, made, strict=True) if isinstance(m, str)}
+        failed = {
+            d: Outcome(reason=m) for d, m in zip(new, made, strict=True) if isinstance(m, str)
+        }
         self.attempts = [
             replace(attempt, outcome=failed.get(attempt.digest, LEFT_OUT))
             if attempt.outcome is None and (attempt.digest in failed or attempt.digest not in new)

@@ -105,9 +105,7 @@ class Search:
         """
         digest = digest_of(self.task.default)
         if digest not in self._known:
-            (built,) = build_all(
-                [(self.task.default, self._folder / "default")], self.task.target
-            )
+            (built,) = build_all([(self.task.default, self._folder / "default")], self.task.target)
             outcome = (
                 Outcome(reason=built)
                 if isinstance(built, str)
@@ -156,7 +154,9 @@ class Search:
         ]
         futures = iter(self._runner.run(ready))
         results = [
-            next(futures).result() if b.artifact_path is not None else RunnerResult(None, b.error_msg)
+            next(futures).result()
+            if b.artifact_path is not None
+            else RunnerResult(None, b.error_msg)
             for b in built
         ]
         attempts = self._builder.attempts

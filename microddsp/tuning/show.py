@@ -84,7 +84,9 @@ def by_kernel(trials: Sequence[Trial]) -> list[KernelTrials]:
         key = (trial.key, trial.cpu, trial.board, trial.metric, *versions)
         groups.setdefault(key, []).append(trial)
     return [
-        KernelTrials(t[0].kernel, t[0].key, t[0].cpu, t[0].board, t[0].metric, t[0].compilers, (*t,))
+        KernelTrials(
+            t[0].kernel, t[0].key, t[0].cpu, t[0].board, t[0].metric, t[0].compilers, (*t,)
+        )
         for t in groups.values()
     ]
 
