@@ -14,8 +14,6 @@ from microddsp.cli.model_reference import HELP, load_module, parse_reference
 from microddsp.cli.render import show_facts, show_json, show_table
 
 if TYPE_CHECKING:
-    import click
-
     from microddsp.tuning.session import Progress, Tuning
 
 METRICS = ("cycles", "instructions", "size")
@@ -24,7 +22,7 @@ METRICS = ("cycles", "instructions", "size")
 class _ModelFirst(TyperGroup):
     """`tune MODEL` is `tune model MODEL`."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         known = (*self.commands, "-h", "--help")
         return super().parse_args(ctx, args if not args or args[0] in known else ["model", *args])
 

@@ -26,7 +26,7 @@ from microddsp.tuning.builder import LEFT_OUT, CandidateBuilder, CandidateRunner
 from microddsp.tuning.cost_model import cost_model
 from microddsp.tuning.database import NEVER, Records, Trial, best_trial, search_database
 from microddsp.tuning.measure import Outcome
-from microddsp.tuning.objects import Built, build_all
+from microddsp.tuning.objects import build_all
 from microddsp.tuning.source import digest_of
 from microddsp.tuning.spaces import tuning_target
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from microddsp.errors import BoardError, ParameterError, nearest
 from microddsp.micro.boards import Board, boards, find_board
 from microddsp.micro.targets import Target, find_target
-from microddsp.tuning.database import Records, Trial, compilers_of
+from microddsp.tuning.database import Records, compilers_of
 from microddsp.tuning.measure import METRICS, MODELLED, Bench, Values
 from microddsp.tuning.remote import Boards, check_boards
 from microddsp.tuning.search import Search
