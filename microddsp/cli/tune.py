@@ -22,7 +22,7 @@ METRICS = ("cycles", "instructions", "size")
 class _ModelFirst(TyperGroup):
     """`tune MODEL` is `tune model MODEL`."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         known = (*self.commands, "-h", "--help")
         return super().parse_args(ctx, args if not args or args[0] in known else ["model", *args])
 
