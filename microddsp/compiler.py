@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tvm
@@ -21,6 +22,7 @@ from microddsp.micro.package.names import is_model_name
 from microddsp.micro.targets import Target, find_target
 from microddsp.relax_ops.choices import Session, choosing
 from microddsp.schedules.decode_inputs import decode_inputs
+from microddsp.schedules.fuse_sample_loops import ZERO_STATES
 from microddsp.schedules.graph import operator_name
 from microddsp.schedules.pass_options import PassOptions, pass_context
 from microddsp.schedules.pipeline import pipeline
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     import torch
 
     from microddsp.frontend.capture import Capture
+    from microddsp.tuning.apply import Applied
 
 _LOG = logging.getLogger(__name__)
 MAX_UNROLL = 64
@@ -61,6 +64,7 @@ def compile(
     emit: str = "c",
     memory: MemoryOptions | None = None,
     passes: PassOptions | None = None,
+    tuning_records: str | Path | None = None,
 ) -> CompiledModel:
     """Compile a whole pipeline, raw samples to answer, into streaming C.
 
@@ -84,13 +88,17 @@ def compile(
             what stands around them is C.
         memory: Alignments, and sections for state, constants and arena.
         passes: What to print of the passes, which to leave out, their options.
+        tuning_records: A folder that `microddsp.tune` has filled: kernels that are known there are
+            made as measured best. `CompiledModel.tuned` says which.
 
     Raises:
         CompileError: Something in the module cannot be compiled; says where and what to do.
         BudgetError: The result is larger than `budget`.
         ParameterError: An option has a value that makes no sense.
+        RecordError: There are no tuning records, or they cannot be read.
     """
     limits = read_limits(budget)
+    applied = _records(tuning_records, target)
     built = build(
         module,
         example_inputs,
@@ -104,10 +112,21 @@ def compile(
         emit=emit,
         memory=memory,
         passes=passes,
+        choices=applied.session() if applied else None,
     )
-    model = _package(built, name, emit, io_in_arena)
+    model = package_of(built, name, emit, io_in_arena)
+    if applied:
+        model.tuned = applied.report(built.program.kernels)
     check_budget(model, limits)
     return model
+
+
+def _records(folder: str | Path | None, target: str | Target) -> Applied | None:
+    if folder is None:
+        return None
+    from microddsp.tuning.apply import Applied
+
+    return Applied(Path(folder), find_target(target) if isinstance(target, str) else target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +177,8 @@ def build(
     layout = memory or MemoryOptions()
     with choosing(choices), pass_context(passes or PassOptions()), _named_failures():
         graph = decode_inputs(captured.module, formats)
+        if choices is not None:
+            graph = _with_zero_states(graph, captured)
         with tvm.target.Target({"kind": "c", "keys": ["cpu"]}):
             lowered = pipeline(unroll=unroll)(graph)
         program = build_program(
@@ -182,7 +203,20 @@ def build(
     return Built(chosen, captured, formats, members, layout, graph, lowered, program)
 
 
-def _package(built: Built, name: str, emit: str, io_in_arena: bool) -> CompiledModel:
+def _with_zero_states(graph: tvm.IRModule, captured: Capture) -> tvm.IRModule:
+    """The graph that says which states are zero in the beginning."""
+    inputs, outputs = len(captured.inputs), len(captured.outputs)
+    pairs = [
+        [inputs + i, outputs + i]
+        for i, state in enumerate(captured.states)
+        if not state.initial.any()
+    ]
+    marked = tvm.IRModule(dict(graph.functions_items()))
+    marked["main"] = graph["main"].with_attr(ZERO_STATES, pairs)
+    return marked
+
+
+def package_of(built: Built, name: str, emit: str, io_in_arena: bool) -> CompiledModel:
     program, members, layout = built.program, built.members, built.layout
     signature = _signature(
         name, built.captured, built.formats, members, program, io_in_arena, layout

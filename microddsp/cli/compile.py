@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,6 +77,9 @@ def compile_command(
     narrow: Annotated[
         bool, typer.Option("--narrow", help="Store rounded constants in 8 or 16 bits.")
     ] = False,
+    tuning_records: Annotated[
+        Path | None, typer.Option(help="Folder of `microddsp tune`: kernels as measured best.")
+    ] = None,
     emit: Annotated[str, typer.Option(help="c, or obj: kernels as object code by LLVM")] = "c",
     workspace_byte_alignment: Annotated[
         int, typer.Option(help="Of the workspace and all in it: 8, 16, 32 or 64.")
@@ -144,6 +148,7 @@ def compile_command(
         io_in_arena=io_in_arena,
         narrow=narrow,
         emit=emit,
+        tuning_records=tuning_records,
         memory=memory,
         passes=PassOptions(
             print_before=parse_list(print_ir_before),
@@ -198,6 +203,7 @@ def _report(model: CompiledModel, archive: Path) -> dict[str, Any]:
         "signature": model.signature.to_json(),
         "memory": memory,
         "memory_missing": missing,
+        "tuned": [asdict(row) | {"gain": row.gain} for row in model.tuned],
     }
 
 
@@ -218,5 +224,8 @@ def _show(model: CompiledModel, report: dict[str, Any]) -> None:
         facts["stack"] = f"{memory['stack_bytes']} bytes"
     else:
         facts["size"] = f"not measured: {report['memory_missing']}"
+    for row in model.tuned:
+        gain = "" if row.gain is None else f", {row.gain:.1%} less than usual"
+        facts[f"tuned {row.kernel}"] = f"{row.value:g} {row.metric}{gain}"
     facts["archive"] = report["archive"]
     show_facts(f"{model.name} for {model.target.name}", facts)

@@ -11,6 +11,7 @@ from torch.nn.functional import conv1d
 
 from microddsp.errors import ParameterError
 from microddsp.relax_ops import delay_line
+from microddsp.relax_ops.choices import Made, call_of
 from microddsp.relax_ops.convolution_kernel import Convolution, convolution_kernel
 from microddsp.relax_ops.registry import (
     RelaxOperator,
@@ -196,9 +197,11 @@ def emit(builder: relax.BlockBuilder, node: relax.Call, *, relu: bool = False) -
     rows, per_group, taps = (int(dim) for dim in weight.ty.shape.values)
     length = int(joined.ty.shape.values[1])
     spec = Convolution(rows, per_group, taps, length, stride, dilation, groups, relu)
-    kernel = builder.add_func(convolution_kernel(spec, _NAME), _NAME)
-    out = relax.TensorType(spec.shape, "float32")
-    y = builder.emit(relax.call_tir(kernel, [joined, weight, bias], out_ty=out))
+
+    def make() -> Made:
+        return Made(convolution_kernel(spec, _NAME), (joined, weight, bias))
+
+    y = builder.emit(call_of(builder, make, _NAME, relax.TensorType(spec.shape, "float32")))
     return relax.Tuple([y, delay_line.emit_newest(builder, joined, state)])
 
 

@@ -46,17 +46,24 @@ class Answers:
     asked: dict[str, Choice] = field(default_factory=dict)
 
     def answer(self, choice: Choice) -> Value:
+        """What is decided, in whatever form, if it is still a possible answer."""
         self.asked.setdefault(choice.name, choice)
-        value = self.decided.get(choice.name, choice.default)
-        return value if value in choice.values else choice.default
+        wanted = str(self.decided.get(choice.name, choice.default))
+        return next((v for v in choice.values if str(v) == wanted), choice.default)
+
+    def given(self) -> dict[str, Value]:
+        """All answers, by the names of choices."""
+        return {name: self.answer(choice) for name, choice in self.asked.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A kernel and its arguments before the outputs; constants among them may be its own."""
+    """A kernel and its arguments before the outputs; constants among them may be its own, and
+    states in the places `changed` mean something else than they usually do."""
 
     function: tirx.PrimFunc
     arguments: tuple[Any, ...]
+    changed: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True)
@@ -64,12 +71,15 @@ class Session:
     """Choices of all kernels that are made while it is active.
 
     `salt` is what a key depends on besides the kernel: its target. `decide` gives the decisions
-    for a key, `schedule` a kernel of blocks as decided, each None for the default.
+    for a key, `schedule` a kernel of blocks as decided and what else is decided, each None for the
+    default. `makers`, `defaults` and `blocks` tell how kernels can be made again.
     """
 
     salt: str
     decide: Callable[[str], Mapping[str, Value] | None] = lambda _: None
-    schedule: Callable[[str, Any], tirx.PrimFunc | None] = lambda _key, _function: None
+    schedule: Callable[[str, Any], tuple[tirx.PrimFunc, Mapping[str, Value]] | None] = (
+        lambda _key, _function: None
+    )
     answers: dict[str, Answers] = field(default_factory=dict)
     makers: dict[str, Callable[[], Made]] = field(default_factory=dict)
     defaults: dict[str, Made] = field(default_factory=dict)
@@ -139,6 +149,15 @@ def made(maker: Callable[[], Made]) -> Made:
         with answering(answers):
             default = maker()
     return replace(default, function=default.function.with_attr(KEY, key))
+
+
+def call_of(builder: Any, maker: Callable[[], Made], name: str, out: Any) -> Any:
+    """A call of the kernel of a maker, added to the module; `out` are the types of its results."""
+    from tvm import relax
+
+    kernel = made(maker)
+    added = builder.add_func(kernel.function, name)
+    return relax.call_tir(added, list(kernel.arguments), out_ty=out)
 
 
 def key_of(kernel: Made, salt: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 
 import numpy as np
 import tvm
@@ -11,14 +11,14 @@ from tvm import relax
 from tvm.ir import IRModule
 from tvm.ir.transform import PassContext
 
-from microddsp.relax_ops.choices import Made, made
-from microddsp.relax_ops.expression import Expr, binary, select, unary
+from microddsp.relax_ops.choices import Made, choose, made
+from microddsp.relax_ops.expression import Expr, binary, is_constant, select, unary
 from microddsp.relax_ops.recurrence import NAME as RECURRENCE
 from microddsp.relax_ops.recurrence import operator as recurrence_of
 from microddsp.relax_ops.sample_operator import SAMPLE_OPERATORS
 from microddsp.relax_ops.scalar_rules import clipped, is_truth, number
 from microddsp.relax_ops.swept_delay import NAME as SWEPT_DELAY
-from microddsp.schedules.filter_form import split_gain
+from microddsp.schedules.filter_form import FORMS, USUAL_FORMS, in_form, split_gain
 from microddsp.schedules.graph import (
     builder_without_main,
     operands,
@@ -70,6 +70,9 @@ _BINARY: dict[str, Callable[[Expr, Expr], Expr]] = {
         lambda a, b: binary("or", _truth(a), _truth(b)),
     ),
 }
+
+# Attribute of a graph: pairs (parameter, result) of states that are zero in the beginning.
+ZERO_STATES = "microddsp.zero_states"
 
 
 @tvm.transform.module_pass(opt_level=0, name="FuseSampleLoops")
@@ -123,6 +126,8 @@ def _rewrite(mod: IRModule, unroll: int | None) -> IRModule:
         if isinstance(b.value, relax.TupleGetItem)
     }
 
+    free = _free_filters(main, bindings, items)
+
     def emit_plain(b: relax.VarBinding) -> None:
         value = value_of(b.value)
         remap[b.var] = value if isinstance(value, relax.Var) else builder.emit(value)
@@ -136,7 +141,7 @@ def _rewrite(mod: IRModule, unroll: int | None) -> IRModule:
             for var in sorted(inner, key=order.__getitem__)
             if uses.get(var, set()) - {id(g)} and not isinstance(var.ty, relax.TupleType)
         ]
-        results = _emit_loop(builder, g, names[id(g)], wanted, items, value_of, unroll)
+        results = _emit_loop(builder, g, names[id(g)], wanted, items, value_of, unroll, free)
         for var, value in results.items():
             remap[var] = value
         done.update(inner)
@@ -171,6 +176,34 @@ def _rewrite(mod: IRModule, unroll: int | None) -> IRModule:
     return relax.transform.DeadCodeElimination()(builder.get())
 
 
+def _free_filters(
+    main: relax.Function,
+    bindings: Sequence[relax.VarBinding],
+    items: dict[relax.Var, tuple[relax.Var, int]],
+) -> set[relax.Var]:
+    """Filters that alone read and write a state which is zero in the beginning."""
+    pairs = (main.attrs or {}).get(ZERO_STATES) or ()
+    if not pairs:
+        return set()
+    values = {b.var: b.value for b in bindings}
+    result = values.get(main.body.body, main.body.body)
+    fields = list(result.fields) if isinstance(result, relax.Tuple) else []
+    readers: dict[relax.Var, list[relax.VarBinding]] = {}
+    for b in bindings:
+        if not b.value.same_as(result):
+            for var in operands(b.value):
+                readers.setdefault(var, []).append(b)
+    found = set()
+    for before, after in ((main.params[int(i)], fields[int(o)]) for i, o in pairs):
+        only = readers.get(before, [])
+        own = items.get(after) if isinstance(after, relax.Var) else None
+        mine = len(only) == 1 and operator_name(only[0].value) in USUAL_FORMS
+        if mine and own == (only[0].var, 1) and not readers.get(after):
+            if sum(f.same_as(after) for f in fields) == 1:
+                found.add(only[0].var)
+    return found
+
+
 def _inputs_ready(
     g: Group,
     items: dict[relax.Var, tuple[relax.Var, int]],
@@ -193,9 +226,10 @@ def _emit_loop(
     items: dict[relax.Var, tuple[relax.Var, int]],
     value_of: Callable[[relax.Expr], relax.Expr],
     unroll: int | None,
+    free: Container[relax.Var],
 ) -> dict[relax.Var, relax.Expr]:
     """Build the function of one group and call it; returns what each wanted variable became."""
-    kernel = made(lambda: _make_loop(g, name, wanted, items, value_of, unroll))
+    kernel = made(lambda: _make_loop(g, name, wanted, items, value_of, unroll, free))
     results = kernel.function.params[len(kernel.arguments) :]
     types = [relax.TensorType([int(n) for n in p.shape], str(p.dtype)) for p in results]
     added = builder.add_func(kernel.function, name)
@@ -216,8 +250,10 @@ def _make_loop(
     items: dict[relax.Var, tuple[relax.Var, int]],
     value_of: Callable[[relax.Expr], relax.Expr],
     unroll: int | None,
+    free: Container[relax.Var],
 ) -> Made:
-    """The function of one group, its outputs in the order of the wanted variables."""
+    """The function of one group, its outputs in the order of the wanted variables. States of the
+    `free` filters are nobody else's: their form may be another."""
     loop = SampleLoop(*g.shape)
     signals: dict[tuple[relax.Var, int], Expr] = {}  # (variable, field) inside the loop
     tensors: dict[tuple[relax.Var, int], Tensor] = {}
@@ -253,6 +289,7 @@ def _make_loop(
         leaves = dict(zip(own, loop.table(tensor(expr), own), strict=True)) if own else {}
         return [leaves.get(i, known) for i, known in enumerate(constants(rows[0]))]
 
+    forms, changed = 0, []
     for b in g.bindings:
         call, kind = b.value, operator_name(b.value)
         if kind == "dsp.decode_input":
@@ -283,8 +320,16 @@ def _make_loop(
             )
             *inputs, coefficients, state = given
             params = parameters(coefficients, operator.parameter_rank)
-            step = operator.step(len(params))
-            if kind == "dsp.sos":
+            step, usual = operator.step(len(params)), USUAL_FORMS.get(kind, "")
+            form = usual
+            if b.var in free and all(is_constant(p) for p in params):
+                forms += 1
+                name = "form" if forms == 1 else f"form {forms}"
+                form = choose(name, [f for f in FORMS if f != usual], usual)
+            if form != usual:
+                step, params = in_form(kind.removeprefix("dsp."), params, form)
+                changed.append(len(args))
+            if form == "transposed":
                 step = split_gain(step, params)
             if operator.joint:
                 source = tensor(inputs[0])
@@ -324,4 +369,5 @@ def _make_loop(
         tensors[key(var)] if key(var) in tensors else loop.store(number(signals[key(var)]))
         for var in wanted
     ]
-    return Made(loop.build(name, outputs, unroll=unroll), tuple(args))
+    function = loop.build(name, outputs, unroll=unroll)
+    return Made(function, tuple(args), frozenset(changed))

@@ -12,7 +12,7 @@ from tvm.ir import IRModule
 from tvm.ir.transform import PassContext
 from tvm.s_tir.schedule import SBlockRV
 
-from microddsp.relax_ops.choices import KEY, Made, key_of, session
+from microddsp.relax_ops.choices import KEY, Answers, Made, key_of, session
 from microddsp.schedules.register_tiles import Factors, straightened, tiled, usual
 
 # Calls that are an instruction or two, or none.
@@ -55,8 +55,10 @@ def _scheduled(func: tirx.PrimFunc) -> tirx.PrimFunc:
     active.blocks[key] = func
     decided = active.schedule(key, func)
     if decided is None:
-        decided = schedule_blocks(s_tir.Schedule(func)).mod["main"]
-    return straightened(decided)
+        active.answers[key] = Answers()
+        return straightened(schedule_blocks(s_tir.Schedule(func)).mod["main"])
+    active.answers[key] = Answers(decided[1])
+    return straightened(decided[0])
 
 
 def has_blocks(func: tirx.PrimFunc) -> bool:

@@ -39,10 +39,11 @@ def workload_of(function: tirx.PrimFunc, key: str) -> tirx.PrimFunc:
     """What is scheduled for a kernel that is this function before its schedule."""
     if has_blocks(function):
         return function.with_attr("global_symbol", "main").with_attr(KEY, key)
-    return _stand_in().with_attr(KEY, key)
+    return stand_in(key)
 
 
-def _stand_in() -> tirx.PrimFunc:
+def stand_in(key: str) -> tirx.PrimFunc:
+    """What is scheduled for a kernel that has no loops to transform."""
     from tvm.script.ir_builder import IRBuilder
     from tvm.script.ir_builder import tirx as T
 
@@ -53,7 +54,7 @@ def _stand_in() -> tirx.PrimFunc:
             T.reads()
             T.writes()
             T.buffer_store(nothing, 0, [0])
-    return builder.get()
+    return builder.get().with_attr(KEY, key)
 
 
 def _is_stand_in(workload: tirx.PrimFunc) -> bool:
@@ -136,24 +137,13 @@ def tiles_of(schedule: s_tir.Schedule) -> dict[str, int]:
     return {n: int(v) for n, v in decisions_of(schedule).items() if n.startswith("tile ")}
 
 
-def decisions_of(schedule: s_tir.Schedule) -> dict[str, str]:
+def decisions_of(schedule: s_tir.Schedule) -> dict[str, Value]:
     """What is noted in a schedule, by the names of choices, as text."""
-    found = {}
+    found: dict[str, Value] = {}
     for note, place in (schedule.mod["main"].body.block.annotations or {}).items():
         name, _, values = str(note).removeprefix(_NOTE).partition("=")
         found[name] = values.split("|")[int(place)] if values else str(place)
     return found
-
-
-def answers_of(schedule: s_tir.Schedule, choices: Sequence[Choice]) -> dict[str, Value]:
-    """What is noted in a schedule as values of these choices, where they still have them."""
-    noted = decisions_of(schedule)
-    return {
-        choice.name: value
-        for choice in choices
-        for value in choice.values
-        if noted.get(choice.name) == str(value)
-    }
 
 
 def function_of(schedule: s_tir.Schedule) -> tirx.PrimFunc:

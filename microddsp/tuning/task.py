@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from microddsp.relax_ops.choices import KEY, Answers, Choice, Made, Session, Val
 from microddsp.schedules.graph import operator_name
 from microddsp.schedules.kernels import has_blocks
 from microddsp.tuning.spaces import (
-    answers_of,
+    decisions_of,
     default_schedule,
     function_of,
     space_of,
@@ -78,7 +78,7 @@ class Task:
         Raises:
             CompileError: Its choices cannot be built.
         """
-        return self._make(schedule, answers_of(schedule, self.choices))
+        return self._make(schedule, decisions_of(schedule))
 
     def inputs(self, seed: int) -> list[np.ndarray]:
         """Arguments of the default kernel."""
@@ -182,10 +182,17 @@ class _Found:
         shared = kernel.shared if len(again.parameters) == len(kernel.parameters) else frozenset()
         return Candidate(
             (replace(again, shared=shared, key=kernel.key),),
-            choices=tiles_of(schedule)
-            | {name: decided.get(name, c.default) for name, c in answers.asked.items()},
+            choices={**tiles_of(schedule), **answers.given()},
             constants=constants,
+            checked=_checked(again, made.changed),
         )
+
+
+def _checked(kernel: Kernel, changed: Collection[int]) -> tuple[int, ...] | None:
+    """Written parameters but states of another form; None for all."""
+    other = {out for out, into in kernel.inplace if into in changed}
+    written = [i for i, p in enumerate(kernel.parameters) if p.written]
+    return tuple(i for i in written if i not in other) if other else None
 
 
 def _find(kernel: Kernel, built: Built, session: Session, narrow: bool) -> _Found:

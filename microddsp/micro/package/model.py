@@ -24,6 +24,24 @@ if TYPE_CHECKING:
     from microddsp.micro.cycles.load import Load
 
 
+@dataclass(frozen=True, slots=True)
+class TunedKernel:
+    """A kernel that was made as a tuning record says: what that measured (in `metric`), and what
+    the usual kernel did, if it was measured too."""
+
+    kernel: str
+    key: str
+    metric: str
+    value: float
+    usual: float | None
+    choices: dict[str, object]
+
+    @property
+    def gain(self) -> float | None:
+        """The share that was saved."""
+        return None if not self.usual else 1.0 - self.value / self.usual
+
+
 @dataclass(slots=True)
 class CompiledModel:
     """What `microddsp.compile` and `microddsp.load` return.
@@ -32,7 +50,7 @@ class CompiledModel:
     `(name, bytes, offset, first step, last step)` of the arena; each statement of a kernel is a
     step, `tir` is the lowered IR as text. `objects` maps names of object files for the target to
     their bytes: the kernels, unless they are in the C. `relax` is the graph before all passes as
-    text; an archive does not hold it.
+    text, `tuned` the kernels that follow a tuning record; an archive holds neither.
     """
 
     name: str
@@ -43,6 +61,7 @@ class CompiledModel:
     buffers: tuple[tuple[str, int, int, int, int], ...] = ()
     objects: dict[str, bytes] = field(default_factory=dict)
     relax: str = field(default="", compare=False)
+    tuned: tuple[TunedKernel, ...] = field(default=(), compare=False)
     _library: HostLibrary | None = field(default=None, repr=False, compare=False)
     _memory: MemoryReport | None = field(default=None, repr=False, compare=False)
     _load: Load | None = field(default=None, repr=False, compare=False)
