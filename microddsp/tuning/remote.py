@@ -6,7 +6,7 @@ cycles on a real board, instructions on an emulated one. Modelled cycles need `m
 
 from __future__ import annotations
 
-import threading
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,14 +21,23 @@ from microddsp.errors import (
     ServerLostError,
 )
 from microddsp.micro.boards import Board
+from microddsp.micro.farm import parse_address, request
 from microddsp.micro.package.model import CompiledModel
-from microddsp.micro.session import BoardSession, open_board
+from microddsp.micro.platforms import (
+    Project,
+    build_project,
+    create_project,
+    flash_project,
+    read_project,
+)
+from microddsp.micro.session import BoardSession, find_port
 from microddsp.micro.targets import Target, find_target
 from microddsp.signature import InputSpec, OutputStructure, Signature, TensorSpec
 from microddsp.tuning.measure import Job, Outcome, Values
 
 # Servers that may be lost before a batch is given up.
 _MOST_LOST = 8
+_MANY_FLASHES = 100
 _HEADER = """#ifndef {NAME}_H
 #define {NAME}_H
 #include <stddef.h>
@@ -116,17 +125,18 @@ class Boards:
         values: Values,
         *,
         address: str | None = None,
+        port: str | None = None,
         boards_at_once: int = 1,
         timeout_s: float = 20.0,
         say: Callable[[str], object] = lambda _text: None,
     ) -> None:
         """`address` is "rpc://HOST:PORT/KEY?board=NAME" for a farm; without it the board is on a
-        cable. `say` is told when a server is lost."""
+        cable, at the serial `port`. `say` is told when a server is lost or a flash wears."""
         self.board, self.values, self.timeout_s, self.say = board, values, timeout_s, say
-        self.address, self.boards_at_once = address, boards_at_once
+        self.farm = parse_address(address) if address else None
+        self.boards_at_once, self.port = boards_at_once, port
         self.target = find_target(board.target)
-        self.starts = 0  # on a real board each one is written into its flash
-        self._counting = threading.Lock()
+        self.flashes = 0
 
     @property
     def unit(self) -> str:
@@ -172,25 +182,50 @@ class Boards:
     def _measure(self, jobs: Sequence[Job], part: Sequence[int]) -> dict[int, Outcome]:
         outcomes: dict[int, Outcome] = {}
         lost = 0
-        while len(outcomes) < len(part):
-            left = [i for i in part if i not in outcomes]
-            models = [model_of(jobs[i], f"trial{i}", self.target) for i in left]
-            try:
-                with self._counting:
-                    self.starts += 1
-                with open_board(
-                    self.address or self.board, models, timeout_s=self.timeout_s
-                ) as session:
-                    for i in left:
-                        outcomes[i] = self._one(session, jobs[i], f"trial{i}")
-                        if outcomes[i].reason:
-                            break  # memory may be spoilt: the others get a fresh start
-            except ServerLostError as error:
-                lost += 1
-                self.say(f"{error.message}; its candidates are measured elsewhere")
-                if lost > _MOST_LOST:
-                    raise
+        models = [model_of(jobs[i], f"trial{i}", self.target) for i in part]
+        with tempfile.TemporaryDirectory(prefix="microddsp-") as folder:
+            create_project(folder, models, self.board)
+            build_project(folder)
+            project = read_project(folder)
+            if self.farm is None:
+                self._flash(folder)
+            while len(outcomes) < len(part):
+                try:
+                    with self._open(project) as session:
+                        for i in part:
+                            if i not in outcomes:
+                                outcomes[i] = self._one(session, jobs[i], f"trial{i}")
+                                if outcomes[i].reason:
+                                    break  # memory may be spoilt: the others get a fresh start
+                except ServerLostError as error:
+                    lost += 1
+                    self.say(f"{error.message}; its candidates are measured elsewhere")
+                    if lost > _MOST_LOST:
+                        raise
         return outcomes
+
+    def _open(self, project: Project) -> BoardSession:
+        if self.farm is None:
+            return BoardSession(project, timeout_s=self.timeout_s, port=self.port)
+        link = request(
+            self.farm.tracker,
+            self.farm.key,
+            project.image.read_bytes(),
+            self.board,
+            self.timeout_s,
+        )
+        return BoardSession(project, timeout_s=self.timeout_s, link=link, farm=self.farm)
+
+    def _flash(self, folder: str) -> None:
+        """Write a real board's flash, which wears."""
+        if self.board.serial:
+            self.port = find_port(self.board, self.port, None)
+            self.flashes += 1
+            if self.flashes == _MANY_FLASHES:
+                self.say(
+                    f"the flash of {self.board.name} was written {self.flashes} times: it wears"
+                )
+            flash_project(folder, port=self.port)
 
     def _one(self, session: BoardSession, job: Job, name: str) -> Outcome:
         candidate, built = job

@@ -386,6 +386,7 @@ def test_candidates_of_a_lost_server_are_measured_on_another(farm: Farm, tmp_pat
         values,
         address=f"rpc://{farm.tracker}/tune?board={BOARD}",
         boards_at_once=2,
+        timeout_s=5.0,
         say=told.append,
     )
     with ThreadPoolExecutor(1) as pool:

@@ -71,9 +71,7 @@ def test_the_best_trial_is_that_of_the_same_compilers_and_board() -> None:
     elsewhere = replace(FIRST, value=2.0, board="mine")
     trials = [other, elsewhere, FIRST, FASTER, FAILED]
     assert best_trial(trials, "k", cpu="cortex-m4f", compilers=COMPILERS) == FASTER
-    assert (
-        best_trial(trials, "k", cpu="cortex-m4f", compilers=COMPILERS, board="mine") == elsewhere
-    )
+    assert best_trial(trials, "k", cpu="cortex-m4f", compilers=COMPILERS, board="mine") == elsewhere
     assert best_trial(trials, "k", cpu="cortex-m7", compilers=COMPILERS) is None
     assert best_trial(trials, "k", cpu="cortex-m4f", compilers=COMPILERS, metric="size") is None
 
