@@ -282,7 +282,7 @@ def _progress(
     done = sum(len(s.trials) for s in searches)
     wanted = sum(len(s.trials) if s.ended else trials for s in searches)
     seconds = time.monotonic() - began
-    left = seconds / new * (wanted - done) if new else None
+    left = seconds / new * max(wanted - done, 0) if new else None
     return Progress(
         now.task.name, done, wanted, now.best.value or 0.0, now.default.value or 0.0, seconds, left
     )
