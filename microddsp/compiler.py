@@ -14,6 +14,7 @@ import tvm
 from microddsp.budget import check_budget, read_limits
 from microddsp.errors import CompileError, MicroddspError, ParameterError, nearest
 from microddsp.frontend import capture
+from microddsp.micro.aot.code import check_emit, codes_of, fits, object_of
 from microddsp.micro.aot.memory_options import MemoryOptions
 from microddsp.micro.aot.program import Program, build_program
 from microddsp.micro.aot.source import StateMember, render
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 MAX_UNROLL = 64
-EMITTED = ("c", "obj")
 # Operators whose states are past samples.
 DELAY_LINES = (
     "dsp.fir",
@@ -85,7 +85,7 @@ def compile(
             all numbers are whole multiples of a power of two, as `training.round_weights` makes
             them. Flash for a little time; the numbers that are computed stay the same.
         emit: "c", or "obj": the kernels are an object file for the target, made by LLVM, and only
-            what stands around them is C.
+            what stands around them is C. With "any" tuning records say of each kernel which it is.
         memory: Alignments, and sections for state, constants and arena.
         passes: What to print of the passes, which to leave out, their options.
         tuning_records: A folder that `microddsp.tune` has filled: kernels that are known there are
@@ -98,7 +98,8 @@ def compile(
         RecordError: There are no tuning records, or they cannot be read.
     """
     limits = read_limits(budget)
-    applied = _records(tuning_records, target)
+    check_emit(emit)
+    applied = _records(tuning_records, target, emit)
     built = build(
         module,
         example_inputs,
@@ -114,19 +115,20 @@ def compile(
         passes=passes,
         choices=applied.session() if applied else None,
     )
-    model = package_of(built, name, emit, io_in_arena)
+    model = package_of(built, name, io_in_arena)
     if applied:
         model.tuned = applied.report(built.program.kernels)
     check_budget(model, limits)
     return model
 
 
-def _records(folder: str | Path | None, target: str | Target) -> Applied | None:
+def _records(folder: str | Path | None, target: str | Target, emit: str) -> Applied | None:
     if folder is None:
         return None
     from microddsp.tuning.apply import Applied
 
-    return Applied(Path(folder), find_target(target) if isinstance(target, str) else target)
+    chosen = find_target(target) if isinstance(target, str) else target
+    return Applied(Path(folder), chosen, fits=lambda trial: fits(emit, trial.choices))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,7 @@ class Built:
     graph: tvm.IRModule
     lowered: tvm.IRModule
     program: Program
+    codes: dict[str, str]
 
 
 def build(
@@ -168,8 +171,7 @@ def build(
     _check_name(name)
     if unroll is not None and (isinstance(unroll, bool) or not 1 <= unroll <= MAX_UNROLL):
         raise ParameterError(f"unroll must be 1 to {MAX_UNROLL}, got {unroll}")
-    if emit not in EMITTED:
-        raise ParameterError(f"cannot emit {emit!r}", hint=nearest(emit, EMITTED))
+    check_emit(emit)
     captured = capture(module, example_inputs, taps=taps)
     _LOG.info("captured %s: %s inputs, %s states", name, len(captured.inputs), len(captured.states))
     formats = _formats(captured, input)
@@ -200,7 +202,8 @@ def build(
         len(program.calls),
         program.plan.nbytes,
     )
-    return Built(chosen, captured, formats, members, layout, graph, lowered, program)
+    codes = codes_of(program.kernels, emit, choices)
+    return Built(chosen, captured, formats, members, layout, graph, lowered, program, codes)
 
 
 def _with_zero_states(graph: tvm.IRModule, captured: Capture) -> tvm.IRModule:
@@ -216,22 +219,20 @@ def _with_zero_states(graph: tvm.IRModule, captured: Capture) -> tvm.IRModule:
     return marked
 
 
-def package_of(built: Built, name: str, emit: str, io_in_arena: bool) -> CompiledModel:
+def package_of(built: Built, name: str, io_in_arena: bool) -> CompiledModel:
     program, members, layout = built.program, built.members, built.layout
     signature = _signature(
         name, built.captured, built.formats, members, program, io_in_arena, layout
     )
-    objects = {}
-    if emit == "obj" and program.kernels:
-        from microddsp.micro.aot.llvm import build_object
-
-        objects[f"{name}_kernels.o"] = build_object(program.kernels, built.target)
-        _LOG.info("object code of %s bytes by LLVM", len(objects[f"{name}_kernels.o"]))
+    apart = object_of(program.kernels, built.codes, built.target, name)
+    objects = {} if apart is None else {f"{name}_kernels.o": apart}
+    for file, content in objects.items():
+        _LOG.info("object code of %s bytes in %s", len(content), file)
     return CompiledModel(
         name=name,
         target=built.target,
         signature=signature,
-        sources=render(program, signature, members, kernels_apart=bool(objects), memory=layout),
+        sources=render(program, signature, members, codes=built.codes, memory=layout),
         objects=objects,
         tir=built.lowered.script(),
         relax=built.graph.script(),

@@ -80,7 +80,10 @@ def compile_command(
     tuning_records: Annotated[
         Path | None, typer.Option(help="Folder of `microddsp tune`: kernels as measured best.")
     ] = None,
-    emit: Annotated[str, typer.Option(help="c, or obj: kernels as object code by LLVM")] = "c",
+    emit: Annotated[
+        str,
+        typer.Option(help="c; obj: kernels as object code by LLVM; any: as tuning records say."),
+    ] = "c",
     workspace_byte_alignment: Annotated[
         int, typer.Option(help="Of the workspace and all in it: 8, 16, 32 or 64.")
     ] = 8,
@@ -118,7 +121,7 @@ def compile_command(
     reference = parse_reference(model)
     shapes = parse_shapes(input_shape or ())
     limits = parse_budget(budget)
-    check_choice(emit, ("c", "obj"))
+    check_choice(emit, ("c", "obj", "any"))
     memory = parse_memory(workspace_byte_alignment, constant_byte_alignment, section)
     dumped = parse_list(dump_code, CODE_KINDS)
     configured = parse_options(pass_config or ())

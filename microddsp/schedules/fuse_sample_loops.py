@@ -186,7 +186,9 @@ def _free_filters(
     if not pairs:
         return set()
     values = {b.var: b.value for b in bindings}
-    result = values.get(main.body.body, main.body.body)
+    result = main.body.body
+    while isinstance(result, relax.Var) and result in values:
+        result = values[result]
     fields = list(result.fields) if isinstance(result, relax.Tuple) else []
     readers: dict[relax.Var, list[relax.VarBinding]] = {}
     for b in bindings:
@@ -194,7 +196,8 @@ def _free_filters(
             for var in operands(b.value):
                 readers.setdefault(var, []).append(b)
     found = set()
-    for before, after in ((main.params[int(i)], fields[int(o)]) for i, o in pairs):
+    for i, o in pairs if fields else ():
+        before, after = main.params[int(i)], fields[int(o)]
         only = readers.get(before, [])
         own = items.get(after) if isinstance(after, relax.Var) else None
         mine = len(only) == 1 and operator_name(only[0].value) in USUAL_FORMS
@@ -328,7 +331,6 @@ def _make_loop(
                 form = choose(name, [f for f in FORMS if f != usual], usual)
             if form != usual:
                 step, params = in_form(kind.removeprefix("dsp."), params, form)
-                changed.append(len(args))
             if form == "transposed":
                 step = split_gain(step, params)
             if operator.joint:
@@ -336,7 +338,10 @@ def _make_loop(
                 heard = [loop.load(source, row=i) for i in range(len(operator.inputs))]
             else:
                 heard = [signal(x) for x in inputs]
-            results, following = loop.apply(step, heard, params, tensor(state))
+            held = tensor(state)
+            results, following = loop.apply(step, heard, params, held)
+            if form != usual:
+                changed.append(held)
             if joint_outputs(call) > 1:
                 tensors[b.var, 0] = loop.store_rows(results)
                 tensors[b.var, 1] = following

@@ -42,9 +42,10 @@ class Applied:
             RecordError: There are no records there, or they cannot be read.
             BoardError: The target's compiler, on which records depend, is not installed.
         """
-        self.trials = [t for t in read_trials(self.folder) if self.fits(t)]
+        found = read_trials(self.folder)
+        self.trials = [t for t in found if self.fits(t)]
         self.compilers = compilers_of(self.target)
-        if not self.trials:
+        if not found:
             raise RecordError("no tuning records", where=str(self.folder))
 
     def session(self) -> Session:

@@ -12,6 +12,7 @@ from tvm import s_tir, tirx
 from tvm.s_tir import meta_schedule as ms
 
 from microddsp.compiler import Built, build
+from microddsp.micro.aot.code import chosen_code, flags_of
 from microddsp.micro.aot.kernel import Kernel
 from microddsp.micro.aot.program import as_stored, narrowed, with_choices
 from microddsp.micro.targets import Target
@@ -122,13 +123,14 @@ def tuning_tasks(
         CompileError, ParameterError: As `microddsp.compile` does.
     """
     session = Session(salt_of(target))
+    how = bool(options.get("narrow")), str(options.get("emit", "c"))
     built = build(module, example_inputs, target=target, choices=session, **options)
     tasks: list[Task] = []
     done: set[str] = set()
     for kernel in built.program.kernels:
         if kernel.key not in done:
             done.add(kernel.key)
-            tasks.append(_task(len(tasks), kernel, built, session, bool(options.get("narrow"))))
+            tasks.append(_task(len(tasks), kernel, built, session, *how))
     return tasks
 
 
@@ -148,6 +150,7 @@ class _Found:
     maker: Callable[[], Made]
     arguments: tuple[Any, ...]
     narrow: bool
+    emit: str
 
     @property
     def blocks(self) -> bool:
@@ -178,10 +181,13 @@ class _Found:
                 restrict=kernel.restrict,
                 tables=tables,
             )
+            code = chosen_code(self.emit)
         constants |= {i: table.values for i, table in as_stored(again, tables).items()}
         shared = kernel.shared if len(again.parameters) == len(kernel.parameters) else frozenset()
         return Candidate(
             (replace(again, shared=shared, key=kernel.key),),
+            "obj" if code == "llvm" else "c",
+            flags_of(code),
             choices={**tiles_of(schedule), **answers.given()},
             constants=constants,
             checked=_checked(again, made.changed),
@@ -195,7 +201,7 @@ def _checked(kernel: Kernel, changed: Collection[int]) -> tuple[int, ...] | None
     return tuple(i for i in written if i not in other) if other else None
 
 
-def _find(kernel: Kernel, built: Built, session: Session, narrow: bool) -> _Found:
+def _find(kernel: Kernel, built: Built, session: Session, narrow: bool, emit: str) -> _Found:
     main = built.lowered["main"]
     calls = [
         b.value
@@ -209,11 +215,13 @@ def _find(kernel: Kernel, built: Built, session: Session, narrow: bool) -> _Foun
     function = session.blocks.get(kernel.key, function)
     default = session.defaults.get(kernel.key, Made(function, arguments))
     maker = session.makers.get(kernel.key, lambda: default)
-    return _Found(kernel, built, function, default, maker, arguments, narrow)
+    return _Found(kernel, built, function, default, maker, arguments, narrow, emit)
 
 
-def _task(index: int, kernel: Kernel, built: Built, session: Session, narrow: bool) -> Task:
-    found = _find(kernel, built, session, narrow)
+def _task(
+    index: int, kernel: Kernel, built: Built, session: Session, narrow: bool, emit: str
+) -> Task:
+    found = _find(kernel, built, session, narrow, emit)
     choices = tuple(c for c in session.of(kernel.key).asked.values() if len(c.values) > 1)
     workload = workload_of(found.function, kernel.key)
     default = found.make(default_schedule(workload, choices), {})

@@ -44,14 +44,19 @@ def render(
     signature: Signature,
     states: Sequence[StateMember],
     *,
-    kernels_apart: bool = False,
+    codes: Mapping[str, str] | None = None,
     memory: MemoryOptions | None = None,
 ) -> dict[str, str]:
     """`{"name.h": ..., "name.c": ...}`; the same model always gives the same bytes.
 
-    `kernels_apart`: the kernels are in an object file, and in the C only if a macro asks for them.
+    Kernels of which `codes` says something else than "c" are in an object file, and in the C only
+    if a macro asks for them.
     """
     name = signature.name
+    apart = [k for k in program.kernels if (codes or {}).get(k.name, "c") != "c"]
+    inside = [k for k in program.kernels if k not in apart]
+    first = helpers([k.text for k in inside], name)
+    more = [f for f in helpers([k.text for k in program.kernels], name) if f not in first]
     values: dict[str, Any] = {
         "name": name,
         "NAME": name.upper(),
@@ -66,12 +71,14 @@ def render(
             for s in states
         ],
         "constants": [_table(place, value) for place, value in program.constants],
-        "helpers": helpers([k.text for k in program.kernels], name),
+        "helpers": first,
         "booleans": any(re.search(r"\bbool\b", k.text) for k in program.kernels),
-        "kernels": [own_names(k.text, name) for k in program.kernels],
+        "kernels": [own_names(k.text, name) for k in inside],
+        "more_helpers": more,
+        "kernels_apart": [own_names(k.text, name) for k in apart],
         "sections": dict((memory or MemoryOptions()).sections),
         "constant_align": (memory or MemoryOptions()).constant_align,
-        "declarations": [k.declaration for k in program.kernels] if kernels_apart else [],
+        "declarations": [k.declaration for k in apart],
         "process_arguments": _process_arguments(signature),
         "process_values": ", ".join(_process_values(signature)),
         "null_checks": " || ".join(f"({p} == NULL)" for p in _pointers(signature)),
