@@ -28,11 +28,11 @@ lint: setup
 	$(PYTHON_VENV) -m mypy
 
 test: lint
-	@tools/packages.sh sounds
+	@tools/packages.sh analysis sounds
 	$(TEST)
 
 check-full: lint
-	@tools/packages.sh sounds
+	@tools/packages.sh analysis sounds
 	$(TEST) -m 'not zephyr and not board and not gpu'
 
 # A peer that cannot be had is left out of the table. The rest needs no rights.
@@ -40,6 +40,7 @@ bench: setup
 	-@command -v faust >/dev/null || tools/packages.sh peers
 	@echo '== device'; OMP_NUM_THREADS=1 $(PYTHON_VENV) -m benchmarks.device
 	@echo '== training'; OMP_NUM_THREADS=1 $(PYTHON_VENV) -m benchmarks.training
+	@echo '== link'; OMP_NUM_THREADS=1 $(PYTHON_VENV) -m benchmarks.link
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis ./*.egg-info

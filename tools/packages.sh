@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes sure that the tools outside Python are there, and installs the Debian packages of those
 # that are not. Does nothing, and needs no rights, where all is present.
-# usage: tools/packages.sh [firmware] [make] [peers] [sounds] [venv]   (default: firmware)
+# usage: tools/packages.sh [analysis] [firmware] [make] [peers] [sounds] [venv]   (default: firmware)
 set -euo pipefail
 
 fail() {
@@ -24,6 +24,7 @@ need() { # need PACKAGE CHECK...: asks for PACKAGE unless CHECK succeeds
 
 for what in "${@:-firmware}"; do
     case "$what" in
+        analysis) need cppcheck command -v cppcheck ;;
         firmware)
             need qemu-system-arm command -v qemu-system-arm
             need gcc-arm-none-eabi command -v arm-none-eabi-gcc

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -15,7 +16,7 @@ from benchmarks.device.harness import measure
 from benchmarks.device.job import Job, Result
 from benchmarks.device.jobs import all_jobs
 from benchmarks.device.peers import PEERS
-from benchmarks.device.table import OURS, missed, table
+from benchmarks.device.table import OURS, SMALL, missed, table
 from microddsp.errors import MicroddspError
 from microddsp.micro.boards import find_board, list_boards
 from microddsp.micro.targets import find_target
@@ -24,11 +25,20 @@ FOLDER = Path("build") / "bench"
 BOARDS = [baseline.BOARD, "mps2-an385", "mps2-an500", "mps2-an505", "mps3-an547"]
 
 
-def measure_ours(jobs: Sequence[Job], board: str, folder: Path) -> list[Result]:
-    """microddsp's figures of some jobs on one board."""
+def measure_ours(
+    jobs: Sequence[Job], board: str, folder: Path, *, small: bool = False
+) -> list[Result]:
+    """microddsp's figures of some jobs on one board; with `small` also those of `-Os`."""
     target = find_target(find_board(board).target)
-    made = ((job, ours.code(job, target)) for job in jobs)
-    return [measure(job, OURS, code, board, folder) for job, code in made if code is not None]
+    results = []
+    for job in jobs:
+        code = ours.code(job, target)
+        if code is not None:
+            results.append(measure(job, OURS, code, board, folder))
+            if small:
+                code = replace(code, optimise="-Os")
+                results.append(measure(job, SMALL, code, board, folder))
+    return results
 
 
 def measure_peers(jobs: Sequence[Job], board: str, folder: Path, console: Console) -> list[Result]:
@@ -53,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results: list[Result] = []
     for board in options.boards:
         console.print(f"measuring on {board}", style="dim")
-        results += measure_ours(jobs, board, folder)
+        results += measure_ours(jobs, board, folder, small=True)
         if options.peers:
             results += measure_peers(jobs, board, folder, console)
     text = json.dumps([r.to_json() for r in results], indent=1)

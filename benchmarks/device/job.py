@@ -76,7 +76,7 @@ class Job:
 class Code:
     """A library's code for a job: `header` declares what it needs and defines two macros,
     JOB_INIT() and JOB_PROCESS(from, to), the call that is measured. `in_order` brings what comes
-    out, (blocks, `out_elements`), into the job's own order.
+    out, (blocks, `out_elements`), into the job's own order; `optimise` is the compiler's option.
     """
 
     header: str
@@ -86,6 +86,7 @@ class Code:
     ours: bool = False
     out_elements: int | None = None
     in_order: Callable[[Array], Array] | None = None
+    optimise: str = "-O3"
 
 
 @dataclass(frozen=True, slots=True)

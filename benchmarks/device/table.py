@@ -10,6 +10,7 @@ from benchmarks.device.job import Job, Result
 from benchmarks.device.peers import PEERS
 
 OURS = "microddsp"
+SMALL = "microddsp -Os"
 # Written for one set of numbers: a yardstick, but no library that one could use instead.
 SPECIAL = "special C"
 
@@ -32,7 +33,7 @@ def missed(job: Job, ours: Result) -> list[str]:
 
 def best_peer(results: Sequence[Result]) -> Result | None:
     """The fewest instructions among correct results of other libraries."""
-    peers = [r for r in results if r.correct and r.library not in (OURS, SPECIAL)]
+    peers = [r for r in results if r.correct and r.library not in (OURS, SMALL, SPECIAL)]
     return min(peers, key=lambda r: r.instructions, default=None)
 
 
@@ -42,7 +43,7 @@ def table(jobs: Sequence[Job], results: Sequence[Result], boards: Sequence[str])
     made.add_column("job")
     for name in (OURS, "goal", "/ limit", *PEERS, "/ best", "cycles", "best's cycles"):
         made.add_column(name, justify="right")
-    for name in ("text B", "RAM B", "error"):
+    for name in ("text B", "RAM B", "-Os", "error"):
         made.add_column(name, justify="right")
     for board in boards:
         made.add_section()
@@ -52,8 +53,9 @@ def table(jobs: Sequence[Job], results: Sequence[Result], boards: Sequence[str])
             if found:
                 made.add_row(*_row(job, found, goals=board == boards[0]))
     made.caption = (
-        "cycles: modelled for Cortex-M4F, low-high. text, RAM: ours, best peer's. Goals and limits "
-        f"are for the first board. {SPECIAL}: written for these numbers alone; not a peer."
+        "cycles: modelled for Cortex-M4F, low-high. text, RAM: ours, best peer's. -Os: ours built "
+        "so, instructions and text. Goals and limits are for the first board."
+        f" {SPECIAL}: written for these numbers alone; not a peer."
     )
     return made
 
@@ -75,6 +77,7 @@ def _row(job: Job, results: Sequence[Result], *, goals: bool) -> list[str]:
         _cycles(best),
         _pair("text_bytes", ours, best),
         _pair("ram_bytes", ours, best),
+        _small(named.get(SMALL)),
         "" if ours is None else f"{ours.error:.0e}",
     ]
 
@@ -111,6 +114,10 @@ def _cycles(result: Result | None) -> str:
     if result is None or result.cycles_low is None or result.cycles_high is None:
         return ""
     return f"{result.cycles_low:.0f}-{result.cycles_high:.0f}"
+
+
+def _small(result: Result | None) -> str:
+    return "" if result is None else f"{_count(result)}, {result.text_bytes}"
 
 
 def _pair(figure: str, *results: Result | None) -> str:

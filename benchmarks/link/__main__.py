@@ -1,6 +1,6 @@
 """The link to a device: start, calls, tensors, a serial line, a farm.
 
-    python -m benchmarks.link [--strict] [--json] [--no-farm]
+    python -m benchmarks.link [--strict] [--json] [emulated] [serial] [farm]
 
 The emulated board is mps2-an386, the serial line a pseudo-terminal of a certain rate before a
 process. The fastest of several runs counts, as the machine may be busy; a farm's jobs, which take
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from microddsp.micro.platforms import Project, build_project, create_project, re
 from microddsp.micro.session import BoardSession, open_project
 
 BOARD = "mps2-an386"
+PARTS = ("emulated", "serial", "farm")
 SERIAL = """description = "this computer behind a serial line"
 target = "host"
 clock_hz = 1_000_000_000
@@ -149,14 +150,15 @@ def farms(project: Project) -> Iterator[Row]:
         yield Row(f"jobs of 100 calls, a farm of {count}", rate, "jobs/s")
 
 
-def measure(with_farm: bool) -> Iterator[Row]:
+def measure(parts: Collection[str]) -> Iterator[Row]:
     with tempfile.TemporaryDirectory(prefix="microddsp-") as name:
         folder = Path(name)
         project = make_project(folder / "fw", BOARD)
-        yield from emulated(project)
-        for baud in (115_200, 921_600):
+        if "emulated" in parts:
+            yield from emulated(project)
+        for baud in (115_200, 921_600) if "serial" in parts else ():
             yield from serial(folder, baud)
-        if with_farm:
+        if "farm" in parts:
             yield from farms(project)
 
 
@@ -177,9 +179,12 @@ def main() -> int:
     )
     parser.add_argument("--strict", action="store_true", help="exit 1 if a goal is missed")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--no-farm", action="store_true", help="leave the farms out")
+    parser.add_argument("part", nargs="*", choices=(*PARTS, []), help="all otherwise")
     options = parser.parse_args()
-    rows = list(measure(not options.no_farm))
+    rows = []
+    for row in measure(options.part or PARTS):
+        print(f"{row.what}: {row.value:.3g} {row.unit}", file=sys.stderr, flush=True)
+        rows.append(row)
     if options.json:
         print(json.dumps([{**asdict(row), "ratio": row.ratio} for row in rows], indent=2))
     else:

@@ -240,7 +240,7 @@ def open_board(
             read_project(folder),
             timeout_s=timeout_s,
             port=port,
-            built_from=models,
+            built_from=() if profile else models,  # with marks, or without kernels to mark
             link=_link_of_farm(farm, read_project(folder), timeout_s, wait_s) if farm else None,
             farm=farm,
         )

@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+import microddsp
 from benchmarks.device import baseline
 from benchmarks.device.__main__ import measure_ours
-from benchmarks.device.job import Result
+from benchmarks.device.job import Job, Result
 from benchmarks.device.jobs import all_jobs
+from microddsp.micro.boards import find_board
+from microddsp.micro.targets import find_target
 
 pytestmark = pytest.mark.qemu
 
@@ -41,3 +46,23 @@ def test_a_figure_above_the_margin_is_found(results: list[Result]) -> None:
     assert baseline.grown([replace(row, instructions=row.instructions * 1.03)], rows) != []
     assert baseline.grown([replace(row, ram_bytes=row.ram_bytes * 2)], rows) != []
     assert baseline.grown([row], {}) == [f"{row.job}: not in the baseline"]
+
+
+JOBS = [job for job in all_jobs() if job.module is not None]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.key)
+def test_every_job_is_that_of_pytorch_and_equal_on_this_computer(job: Job) -> None:
+    assert job.module is not None
+    module = job.module()
+    x = torch.from_numpy(np.concatenate(list(job.signal), axis=-1))
+    example = torch.zeros(job.signal.shape[1:])
+    model = microddsp.compile(
+        module, example, target=find_target(find_board(baseline.BOARD).target), name="m"
+    )
+    assert microddsp.verify(module, model, x, board=baseline.BOARD).passed
+    here = np.atleast_1d(model.run(x))
+    with microddsp.open_board(baseline.BOARD, model) as board:
+        there = np.atleast_1d(board.run(x))
+    assert here.tobytes() == there.tobytes()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -10,13 +14,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 
+from microddsp.cli.app import main
 from microddsp.errors import (
     BoardError,
     DeviceFaultError,
@@ -36,10 +41,12 @@ from microddsp.micro.platforms import build_project, create_project
 from microddsp.micro.rpc.link import Link
 from microddsp.micro.session import BoardSession, open_board
 from microddsp.micro.targets import find_target
+from microddsp.signature import OutputStructure
 from microddsp.tuning.measure import Values
 from microddsp.tuning.objects import build_all
 from microddsp.tuning.remote import Boards
 from microddsp.tuning.task import Candidate
+from tests.micro.noisy_line import NoisyLine
 
 pytestmark = pytest.mark.qemu
 Maker = Callable[..., CompiledModel]
@@ -98,9 +105,6 @@ class Farm:
         rest = process.stderr
         threading.Thread(target=lambda: lines.extend(rest), daemon=True).start()
         return process
-
-    def servers(self, process: subprocess.Popen[str]) -> list[psutil.Process]:
-        return psutil.Process(process.pid).children()
 
     def stop(self) -> None:
         for process in reversed(self.processes):
@@ -219,28 +223,6 @@ def test_waiting_for_a_board_ends_and_tells_what_the_tracker_knows(
         other.close()
 
 
-def test_a_client_that_is_killed_frees_its_board(farm: Farm, image: bytes, tmp_path: Path) -> None:
-    (tmp_path / "image").write_bytes(image)
-    before = free(farm)
-    script = f"""
-import pathlib, time
-from microddsp.micro.aot.kernel import Kernel, Parameter
-from microddsp.micro.boards import find_board
-from microddsp.micro.farm import request
-image = pathlib.Path({str(tmp_path / "image")!r}).read_bytes()
-link = request({farm.tracker!r}, {BOARD!r}, image, find_board({BOARD!r}))
-print("open", flush=True)
-time.sleep(60)
-"""
-    client = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert client.stdout and client.stdout.readline() == "open\n"
-    assert free(farm) == before - 1
-    client.kill()
-    client.wait()
-    client.stdout.close()
-    assert soon(lambda: free(farm) == before)
-
-
 def test_the_server_refuses_firmware_for_another_board(farm: Farm, image: bytes) -> None:
     with pytest.raises(BoardError, match="for mps2-an385, the farm's mps2-an386 is a mps2-an386"):
         request(farm.tracker, BOARD, image, find_board("mps2-an385"))
@@ -296,70 +278,229 @@ def test_something_else_at_the_trackers_port_is_no_tracker(image: bytes) -> None
             request(f"127.0.0.1:{port}", BOARD, image, find_board(BOARD))
 
 
-def test_a_farm_of_its_own_key_says_what_board_it_is_and_loses_no_job(
-    farm: Farm, board: BoardSession, probe: Maker, image: bytes, running: Running
+def test_a_client_that_is_killed_frees_its_board(farm: Farm, image: bytes) -> None:
+    before = free(farm)
+    told, tell = os.pipe()
+    client = os.fork()
+    if client == 0:
+        try:
+            link = ask(farm, image)
+            os.write(tell, b"open")
+            time.sleep(60)
+            link.close()
+        finally:
+            os._exit(1)
+    os.close(tell)
+    assert os.read(told, 4) == b"open"
+    os.close(told)
+    assert free(farm) == before - 1
+    os.kill(client, signal.SIGKILL)
+    os.waitpid(client, 0)
+    assert soon(lambda: free(farm) == before)
+
+
+@pytest.fixture(scope="module")
+def lab(farm: Farm) -> subprocess.Popen[str]:
+    """Two more boards, under a key that is no board's name."""
+    words = ("serve", "--tracker", farm.tracker, "--board", BOARD, "--count", "2", "--key", "lab")
+    return farm.start(*words, until=2)
+
+
+def used(lab: subprocess.Popen[str]) -> psutil.Process:
+    """The server that somebody uses."""
+    servers = psutil.Process(lab.pid).children()
+    return next(server for server in servers if server.children(recursive=True))
+
+
+def in_lab(farm: Farm) -> int:
+    return sum(s.free for s in tracker_status(parse_tracker(farm.tracker)) if s.key == "lab")
+
+
+def test_a_server_says_what_board_it_has(
+    farm: Farm, lab: subprocess.Popen[str], probe: Maker
 ) -> None:
-    """Two servers of a key that is no board's name; one is killed while all its jobs are on."""
-    process = farm.start(
-        *("serve", "--tracker", farm.tracker, "--board", BOARD, "--count", "2", "--key", "lab"),
-        until=2,
-    )
     with open_board(f"rpc://{farm.tracker}/lab", probe()) as session:
         assert session.board.name == BOARD
         assert session.run(ONES)[0, -1] == 8.0
+
+
+def test_no_job_is_lost_with_a_server(
+    farm: Farm, lab: subprocess.Popen[str], image: bytes, running: Running
+) -> None:
     attempts: list[int] = []
     killed = threading.Event()
 
-    def job(number: int) -> int:
-        def work(link: Link) -> int:
+    def job(number: int) -> tuple[int, bool]:
+        def work(link: Link) -> tuple[int, bool]:
             attempts.append(number)
             if number == 3 and not killed.is_set():
-                victim = next(s for s in farm.servers(process) if s.children(recursive=True))
-                below = [p.pid for p in victim.children(recursive=True)]
-                assert len(below) == 3  # session, bridge, emulator
-                victim.kill()
                 killed.set()
+                victim = used(lab)
+                below = [p.pid for p in victim.children(recursive=True)]
+                victim.kill()
                 assert soon(lambda: not any(map(running, below)))
-            return int(link.call(lambda: link.device.available_global_memory))
+            time.sleep(0.1)  # with the board in use
+            return number, int(link.call(lambda: link.device.available_global_memory)) > 0
 
         return request_and_run(farm.tracker, "lab", image, find_board(BOARD), work)
 
     with ThreadPoolExecutor(2) as pool:
         answers = list(pool.map(job, range(12)))
-    assert killed.is_set()
-    assert len(answers) == 12
-    assert len(attempts) > 12  # somebody had to start anew
+    assert answers == [(number, True) for number in range(12)]
+    assert len(attempts) > 12  # the job that lost its server started anew
 
 
-def test_a_session_whose_server_is_killed_ends_with_an_error_of_its_own(
-    farm: Farm, image: bytes, running: Running
+def test_a_lost_server_is_an_error_of_its_own_and_it_comes_back(
+    farm: Farm, lab: subprocess.Popen[str], image: bytes, running: Running
 ) -> None:
-    process = farm.start(
-        *("serve", "--tracker", farm.tracker, "--board", BOARD, "--key", "one"), until=1
-    )
-    link = request(farm.tracker, "one", image, find_board(BOARD))
-    (server,) = farm.servers(process)
+    assert soon(lambda: in_lab(farm) == 2)
+    link = request(farm.tracker, "lab", image, find_board(BOARD))
+    server = used(lab)
     below = [p.pid for p in server.children(recursive=True)]
-    server.kill()
+    assert len(below) == 3  # session, bridge, emulator
     start = time.monotonic()
+    server.kill()
     for _ in range(2):
         with pytest.raises(ServerLostError, match="server is gone.*\n.*open the board again"):
-            link.call(lambda: link.device.available_global_memory or 0 / 0)
+            link.call(link.session.get_function, "process")
     link.close()
     assert time.monotonic() - start < 15.0
     assert soon(lambda: not any(map(running, below)))
-    # it is started anew, on the same terms
-    assert soon(lambda: "one" in {s.key for s in tracker_status(parse_tracker(farm.tracker))})
-    request(farm.tracker, "one", image, find_board(BOARD)).close()
-    # nothing is left of a farm that is killed while somebody uses it
-    link = request(farm.tracker, "one", image, find_board(BOARD))
-    below = [p.pid for p in psutil.Process(process.pid).children(recursive=True)]
-    assert len(below) == 4  # server, session, bridge, emulator
-    process.kill()
+    assert soon(lambda: in_lab(farm) == 2)  # started anew
+
+
+def test_a_server_that_stands_still_is_lost_in_time(
+    farm: Farm, lab: subprocess.Popen[str], image: bytes
+) -> None:
+    link = request(farm.tracker, "lab", image, find_board(BOARD), timeout_s=0.5)
+    stopped = used(lab).children()[0]
+    stopped.suspend()
+    start = time.monotonic()
+    with pytest.raises(ServerLostError, match="has not answered for 5.5 s"):
+        link.call(link.session.get_function, "process")
+    assert 5.0 < time.monotonic() - start < 20.0
+    link.close()
+    stopped.resume()
+    assert soon(lambda: in_lab(farm) == 2)
+
+
+def test_nothing_is_left_of_a_farm_that_is_killed_in_use(
+    farm: Farm, lab: subprocess.Popen[str], image: bytes, running: Running
+) -> None:
+    link = request(farm.tracker, "lab", image, find_board(BOARD))
+    below = [p.pid for p in psutil.Process(lab.pid).children(recursive=True)]
+    assert len(below) == 5  # servers; session, bridge, emulator
+    lab.kill()
     assert soon(lambda: not any(map(running, below)))
     with pytest.raises(ServerLostError):
         link.call(link.session.get_function, "process")
     link.close()
+    with pytest.raises(BoardError, match="has no board 'lab'"):
+        request(farm.tracker, "lab", image, find_board(BOARD))
+
+
+LINE = """description = "this computer behind a serial line"
+target = "host"
+clock_hz = 1_000_000_000
+stack_bytes = 1048576
+[ram]
+origin = 0
+kbytes = 4096
+[serial]
+driver = "uart_posix.c"
+baud = 4_000_000
+flash = ["cp", "--remove-destination", "{image}", "IMAGE"]
+reset = ["kill", "-USR1", "RELAY"]
+"""
+
+
+def test_a_real_board_is_flashed_by_its_server(farm: Farm, probe: Maker, tmp_path: Path) -> None:
+    """The board is a process behind a pseudo-terminal, which is started anew as by a reset."""
+    flash = tmp_path / "flash"
+    flash.write_text("#!/bin/sh\nexec cat > /dev/null\n")  # as it comes from the shop
+    flash.chmod(0o700)
+    line = NoisyLine(flash, rate=0.0, seed=1)
+    file = tmp_path / "line.toml"
+    file.write_text(LINE.replace("IMAGE", str(flash)).replace("RELAY", str(line.relay.pid)))
+    serve = farm.start(
+        *("serve", "--tracker", farm.tracker, "--board", str(file), "--port", line.port), until=1
+    )
+    try:
+        with open_board(f"rpc://{farm.tracker}/line?board={file}", probe(target="host")) as session:
+            assert session.run(ONES)[0, -1] == 8.0
+            assert session.time(ONES).unit == "nanoseconds"
+    finally:
+        serve.terminate()
+        serve.wait(20)
+        line.close()
+
+
+def test_the_command_runs_a_recording_on_a_farm(
+    farm: Farm,
+    board: BoardSession,
+    probe: Maker,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With only one free board: what a profile needs is started when the rest is done."""
+    made = probe()
+    signature = replace(made.signature, structure=OutputStructure(names=("y",)))
+    CompiledModel("probe", made.target, signature, made.sources).save(tmp_path / "probe.tar")
+    np.savez(tmp_path / "in.npz", x=np.arange(16, dtype=np.float32)[None])
+    words = ["run", str(tmp_path / "probe.tar"), "-i", str(tmp_path / "in.npz"), "--json"]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--board", address(farm), "--print-time", "--profile"])
+    assert not ended.value.code
+    told = json.loads(capsys.readouterr().out)
+    assert told["outputs"]["y"]["max"] == sum(range(16))
+    assert told["time"]["blocks"] == 2
+    assert told["profile"][-1]["name"].endswith("probe_process")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["serve", "--tracker", "nowhere"], "no address of a tracker"),
+        (["serve", "--tracker", "h:1", "--board", "mps2-an368"], "did you mean"),
+        (["serve", "--tracker", "h:1", "--key", "a b"], "cannot be a key"),
+        (["serve", "--tracker", "h:1", "--ports", "9-1"], "are no ports"),
+        (
+            ["serve", "--tracker", "h:1", "--key", "k", "--board", BOARD, "--board", "host"],
+            "must be alike",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_said_before_anything_starts(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["farm", *words])
+    assert ended.value.code == 2
+    assert told in " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().err).split())
+
+
+def test_listening_beyond_this_computer_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["farm", "serve", "--tracker", f"127.0.0.1:{free_port()}", "--host", "0.0.0.0"])
+    assert ended.value.code == 3
+    told = capsys.readouterr().err
+    assert "warning: whoever reaches 0.0.0.0 can run programs here" in told
+    assert "there is no tracker at" in told
+
+
+def test_a_tracker_that_ends_is_told_to_who_waits_and_sessions_go_on(
+    farm: Farm, board: BoardSession, image: bytes
+) -> None:
+    other = ask(farm, image)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(ask, farm, image)
+        tracker = parse_tracker(farm.tracker)
+        assert soon(lambda: any(status.waiting for status in tracker_status(tracker)))
+        farm.processes[0].kill()
+        with pytest.raises(BoardError, match="there is no tracker at .*reset"):
+            waiting.result(20)
+    assert board.run(ONES)[0, -1] == 8.0
+    other.close()
 
 
 def test_candidates_of_a_lost_server_are_measured_on_another(farm: Farm, tmp_path: Path) -> None:

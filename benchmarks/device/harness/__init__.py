@@ -87,6 +87,7 @@ def _build(job: Job, code: Code, board: Board, where: Path) -> Path:
         (where / name).write_text(text)
     target = find_target(board.target)
     flags = target.c_flags if code.ours else library_flags(target)
+    flags = tuple(code.optimise if flag == "-O3" else flag for flag in flags)
     chosen = replace(target, c_flags=flags)
     includes = [f"-I{where}", *(f"-I{path}" for path in code.includes)]
     # the frame is not C99: its stack is painted with the help of GCC's own words
