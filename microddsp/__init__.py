@@ -36,6 +36,7 @@ _LAZY = {
     "compile": "microddsp.compiler",
     "load": "microddsp.micro.package.archive",
     "open_board": "microddsp.micro.session",
+    "tune": "microddsp.tuning.session",
     "verify": "microddsp.verification",
     "streaming": "microddsp.dsp.streaming",
     "reset": "microddsp.dsp.streaming",
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from microddsp.dsp.streaming import streaming as streaming
     from microddsp.micro.package.archive import load as load
     from microddsp.micro.session import open_board as open_board
+    from microddsp.tuning.session import tune as tune
     from microddsp.verification import verify as verify
 
 __all__ = [
@@ -83,6 +85,7 @@ __all__ = [
     "step",
     "streaming",
     "training",
+    "tune",
     "verify",
 ]
 

@@ -22,6 +22,7 @@ from microddsp.cli.farm import farm
 from microddsp.cli.fit import fit_command
 from microddsp.cli.micro import micro
 from microddsp.cli.run import run_command
+from microddsp.cli.tune import tune_app
 from microddsp.cli.verify_gradients import verify_gradients_command
 from microddsp.errors import BoardError, MicroddspError, PrecisionWarning
 
@@ -42,6 +43,7 @@ app.command("boards")(boards)
 app.command("targets")(targets)
 app.command("ops")(ops)
 app.add_typer(micro, name="micro")
+app.add_typer(tune_app, name="tune")
 app.add_typer(farm, name="farm")
 
 

@@ -141,7 +141,7 @@ def compile_command(
     module, carried = load_module(reference)
     compiled = microddsp.compile(
         module,
-        carried if carried and not shapes else _examples(module, shapes, channels, block),
+        carried if carried and not shapes else examples(module, shapes, channels, block),
         target=target,
         name=chosen,
         input=None if samples == Input() else samples,
@@ -172,7 +172,7 @@ def compile_command(
         _show(compiled, report)
 
 
-def _examples(
+def examples(
     module: torch.nn.Module, shapes: dict[str, tuple[int, ...]], channels: int, block: int
 ) -> tuple[torch.Tensor, ...]:
     """Blocks of zeros, in the order in which the module's forward takes them."""

@@ -194,6 +194,8 @@ class SampleLoop:
         if parts.only_counts(wanted):
             parts.scan = choose("counter", ("scan", "dense"), "scan") == "scan"
             return [parts]
+        if any(store.added for store in parts.signals):
+            return [parts]  # sums over channels are made by one loop
         sections = sections_of(parts)
         most = min(len(sections), MOST_LOOPS)
         count = int(choose("loops", range(1, most + 1), 1)) if most > 1 else 1

@@ -66,23 +66,20 @@ class CandidateBuilder(PyBuilder):
 
     def build(self, build_inputs: list[BuilderInput]) -> list[BuilderResult]:
         """Folders, or reasons."""
-        self.attempts = [self._attempt(given.mod) for given in build_inputs]
+        self.attempts = self._within_budget([self._attempt(given.mod) for given in build_inputs])
         folders = [
             Path(tempfile.mkdtemp(prefix="candidate-", dir=self.folder)) for _ in build_inputs
         ]
         new: dict[str, tuple[Candidate, Path]] = {}
         for attempt, folder in zip(self.attempts, folders, strict=True):
             if attempt.candidate is not None and attempt.outcome is None:
-                if self.most is None or len(new) < self.most or attempt.digest in new:
-                    new.setdefault(attempt.digest, (attempt.candidate, folder))
+                new.setdefault(attempt.digest, (attempt.candidate, folder))
         made = build_all(list(new.values()), self.task.target, self.workers)
         failed = {
             d: Outcome(reason=m) for d, m in zip(new, made, strict=True) if isinstance(m, str)
         }
         self.attempts = [
-            replace(attempt, outcome=failed.get(attempt.digest, LEFT_OUT))
-            if attempt.outcome is None and (attempt.digest in failed or attempt.digest not in new)
-            else attempt
+            replace(attempt, outcome=attempt.outcome or failed.get(attempt.digest))
             for attempt in self.attempts
         ]
         return [
@@ -91,6 +88,19 @@ class CandidateBuilder(PyBuilder):
             else BuilderResult(str(folder / "candidate.o"), None)
             for attempt, folder in zip(self.attempts, folders, strict=True)
         ]
+
+    def _within_budget(self, attempts: list[Attempt]) -> list[Attempt]:
+        seen: set[str] = set()
+        kept = []
+        for attempt in attempts:
+            fits = self.most is None or len(seen) < self.most
+            if self.known(attempt.digest) or attempt.digest in seen or fits:
+                kept.append(attempt)
+            else:
+                kept.append(replace(attempt, outcome=LEFT_OUT))
+            if not self.known(attempt.digest) and fits:
+                seen.add(attempt.digest)
+        return kept
 
     def _attempt(self, mod: Any) -> Attempt:
         try:

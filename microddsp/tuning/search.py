@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -182,18 +184,19 @@ class Search:
             if trial.seed != self.seed and trial.number and trial.value is not None:
                 trace = task_trace(task, trial)
                 self._commit(trace, [trial.value])
-        self._context = ms.TuneContext(
-            module,
-            target=tuning_target(task.target),
-            space_generator=task.space(),
-            search_strategy=ms.search_strategy.EvolutionarySearch(
-                population_size=96, init_min_unmeasured=16, genetic_num_iters=3, eps_greedy=0.1
-            ),
-            task_name=task.name,
-            rand_state=self.seed % (2**31 - 2) + 1,
-            num_threads=1,  # with more the order of proposals is by chance
-            logger=_QUIET,
-        )
+        with without_intrinsics():
+            self._context = ms.TuneContext(
+                module,
+                target=tuning_target(task.target),
+                space_generator=task.space(),
+                search_strategy=ms.search_strategy.EvolutionarySearch(
+                    population_size=96, init_min_unmeasured=16, genetic_num_iters=3, eps_greedy=0.1
+                ),
+                task_name=task.name,
+                rand_state=self.seed % (2**31 - 2) + 1,
+                num_threads=1,  # with more the order of proposals is by chance
+                logger=_QUIET,
+            )
         self._model, _ = cost_model(self.seed)
         with self._own_chance():
             self._context.pre_tuning(
@@ -263,6 +266,21 @@ class Search:
     def _outcome_of(self, digest: str) -> Outcome | None:
         trial = self._known.get(digest)
         return Outcome(trial.figures, trial.reason) if trial else None
+
+
+@contextmanager
+def without_intrinsics() -> Iterator[None]:
+    """MetaSchedule imports the tensor intrinsics of GPUs and large processors, which are parsed for
+    most of a minute and have no use here."""
+    name = "tvm.s_tir.tensor_intrin"
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = ModuleType(name)
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 def _module(task: Task) -> Any:

@@ -15,6 +15,7 @@ from microddsp.micro.boards import Board, boards, find_board
 from microddsp.micro.targets import Target, find_target
 from microddsp.tuning.database import Records, compilers_of
 from microddsp.tuning.measure import METRICS, MODELLED, Bench, Values
+from microddsp.tuning.remote import Boards, check_boards
 from microddsp.tuning.search import Search
 
 if TYPE_CHECKING:
@@ -91,6 +92,9 @@ def tune(
     early_stop: int | None = None,
     max_time_s: float | None = None,
     timeout_s: float = 20.0,
+    tracker: str | None = None,
+    key: str | None = None,
+    boards_at_once: int = 2,
     progress: Callable[[Progress], object] | None = None,
     **compile_options: Any,
 ) -> Tuning:
@@ -106,12 +110,15 @@ def tune(
         target: A name from `microddsp targets`.
         board: Where it is measured; an emulated one of the target if None.
         tasks: "all", or numbers as `tuning_tasks` gives them: "0,2-5".
-        metric: "cycles" (modelled on an emulator), "instructions" or "size".
+        metric: "cycles" (modelled on an emulator), "instructions" or "size". A farm's emulated
+            boards have no cycles.
         trials: Of each kernel, those of earlier sessions and the default with them.
         seed: The same one gives the same sequence of candidates.
         early_stop: A kernel is done after so many trials without a better one.
         max_time_s: The session is done after that.
         timeout_s: No start of an emulator, or call of a board, takes longer.
+        tracker: "HOST:PORT" of a farm: measure on its boards, `boards_at_once` of them.
+        key: Which ones; by default those called as the board.
         progress: Called after each batch.
 
     Raises:
@@ -125,7 +132,8 @@ def tune(
     _check(trials=trials, early_stop=early_stop, max_time_s=max_time_s, timeout_s=timeout_s)
     chosen = find_target(target) if isinstance(target, str) else target
     device = _board(board, chosen)
-    _check_metric(metric, device)
+    farm = f"rpc://{tracker}/{key or device.name}?board={device.name}" if tracker else None
+    _check_metric(metric, device, farm)
     found = tuning_tasks(module, example_inputs, target=chosen, **compile_options)
     return tune_tasks(
         select(found, tasks),
@@ -138,6 +146,8 @@ def tune(
         max_time_s=max_time_s,
         timeout_s=timeout_s,
         progress=progress,
+        farm=farm,
+        boards_at_once=boards_at_once,
     )
 
 
@@ -153,6 +163,8 @@ def tune_tasks(
     max_time_s: float | None = None,
     timeout_s: float = 20.0,
     progress: Callable[[Progress], object] | None = None,
+    farm: str | None = None,
+    boards_at_once: int = 2,
     batch: int = 32,
 ) -> Tuning:
     """`tune` for tasks that are there already."""
@@ -161,12 +173,21 @@ def tune_tasks(
     def left() -> float | None:
         return None if max_time_s is None else max_time_s - (time.monotonic() - began)
 
-    new = 0
+    def bench_of(task: Task) -> Bench | Boards:
+        values = Values.of(task.default, [task.inputs(n) for n in range(SETS)])
+        if farm or board.qemu is None:
+            return Boards(
+                board,
+                values,
+                address=farm,
+                boards_at_once=boards_at_once if farm else 1,
+                timeout_s=timeout_s,
+            )
+        return Bench(board, values, timeout_s=timeout_s)
+
     with Records(records) as kept, ExitStack() as stack:
         searches = [
-            stack.enter_context(
-                _search(task, kept, board, metric, seed, timeout_s=timeout_s, batch=batch)
-            )
+            stack.enter_context(_search(task, bench_of(task), kept, board, metric, seed, batch))
             for task in tasks
         ]
         before = len(kept.trials)
@@ -219,16 +240,13 @@ def select(tasks: Sequence[Task], wanted: str) -> list[Task]:
 @contextmanager
 def _search(
     task: Task,
+    bench: Bench | Boards,
     records: Records,
     board: Board,
     metric: str,
     seed: int,
-    *,
-    timeout_s: float,
     batch: int,
 ) -> Iterator[Search]:
-    values = Values.of(task.default, [task.inputs(seed) for seed in range(SETS)])
-    bench = Bench(board, values, timeout_s=timeout_s)
     search = Search(
         task,
         bench,
@@ -264,7 +282,7 @@ def _progress(
     done = sum(len(s.trials) for s in searches)
     wanted = sum(len(s.trials) if s.ended else trials for s in searches)
     seconds = time.monotonic() - began
-    left = seconds / new * (wanted - done) if new else None
+    left = seconds / new * max(wanted - done, 0) if new else None
     return Progress(
         now.task.name, done, wanted, now.best.value or 0.0, now.default.value or 0.0, seconds, left
     )
@@ -298,10 +316,17 @@ def _board(board: str | Board | None, target: Target) -> Board:
     return chosen
 
 
-def _check_metric(metric: str, board: Board) -> None:
+def _check_metric(metric: str, board: Board, farm: str | None) -> None:
     if metric not in METRICS:
         raise ParameterError(f"unknown metric {metric!r}", hint=nearest(metric, METRICS))
-    if metric == "cycles" and board.qemu and board.target not in MODELLED:
+    if farm or board.qemu is None:
+        check_boards(board)
+        if metric not in (board.unit, "size"):
+            raise ParameterError(
+                f"a {board.name} behind a link counts {board.unit}, not {metric}",
+                hint=f"metric {board.unit!r}; cycles are modelled without a tracker",
+            )
+    elif metric == "cycles" and board.target not in MODELLED:
         raise ParameterError(
             f"cycles of a {board.target} are not modelled", hint='metric "instructions"'
         )
