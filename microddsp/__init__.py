@@ -40,6 +40,7 @@ _LAZY = {
     "save": "microddsp.micro.package.archive",
     "open_board": "microddsp.micro.session",
     "report": "microddsp.reporting",
+    "tune": "microddsp.tuning.session",
     "verify": "microddsp.verification",
     "streaming": "microddsp.dsp.streaming",
     "reset": "microddsp.dsp.streaming",
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from microddsp.micro.package.archive import save as save
     from microddsp.micro.session import open_board as open_board
     from microddsp.reporting import report as report
+    from microddsp.tuning.session import tune as tune
     from microddsp.verification import verify as verify
 
 __all__ = [
@@ -94,6 +96,7 @@ __all__ = [
     "step",
     "streaming",
     "training",
+    "tune",
     "verify",
 ]
 

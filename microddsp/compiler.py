@@ -2,52 +2,24 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import tvm
-
 from microddsp.budget import check_budget, read_limits
-from microddsp.errors import CompileError, MicroddspError, ParameterError, nearest
-from microddsp.frontend import capture
-from microddsp.micro.aot.kernel import Kernel, Parameter
-from microddsp.micro.aot.lives import steps
+from microddsp.building import build
+from microddsp.micro.aot.code import check_emit, fits
 from microddsp.micro.aot.memory_options import MemoryOptions
-from microddsp.micro.aot.program import Program, build_program
-from microddsp.micro.aot.setters import build_setters
-from microddsp.micro.aot.source import StateMember, render
 from microddsp.micro.package.model import CompiledModel
-from microddsp.micro.package.names import is_model_name
 from microddsp.micro.targets import Target, find_target
-from microddsp.outline import INPUT, KernelCall, Outline, StateField
-from microddsp.schedules.decode_inputs import decode_inputs
-from microddsp.schedules.graph import operator_name
-from microddsp.schedules.pass_options import PassOptions, pass_context
-from microddsp.schedules.pipeline import lower
-from microddsp.signature import INPUT_DTYPES, Input, InputSpec, Signature, TensorSpec, Tunable
+from microddsp.packing import package_of
+from microddsp.schedules.pass_options import PassOptions
+from microddsp.signature import Input
 
 if TYPE_CHECKING:
     import torch
 
-    from microddsp.frontend.capture import Capture, StateSpec
-
-_LOG = logging.getLogger(__name__)
-MAX_UNROLL = 64
-EMITTED = ("c", "obj")
-# Operators whose states are past samples.
-DELAY_LINES = (
-    "dsp.fir",
-    "dsp.causal_conv1d",
-    "dsp.frames",
-    "dsp.delay",
-    "dsp.swept_delay",
-    "dsp.tapped_delay",
-    "dsp.resample",
-)
+    from microddsp.tuning.apply import Applied
 
 
 def compile(
@@ -67,6 +39,7 @@ def compile(
     passes: PassOptions | None = None,
     tunable: Sequence[str] | Mapping[str, str] = (),
     push: bool = False,
+    tuning_records: str | Path | None = None,
 ) -> CompiledModel:
     """Compile a whole pipeline, raw samples to answer, into streaming C.
 
@@ -88,296 +61,52 @@ def compile(
             all numbers are whole multiples of a power of two, as `training.round_weights` makes
             them. Flash for a little time; the numbers that are computed stay the same.
         emit: "c", or "obj": the kernels are an object file for the target, made by LLVM, and only
-            what stands around them is C.
+            what stands around them is C. With "any" tuning records say of each kernel which it is.
         memory: Alignments, sections for state, constants and arena, a planner of the arena.
         passes: What to print of the passes, which to leave out, their options.
         tunable: Numbers that `<name>_set_<number>` changes on the device, by path: "1.threshold",
             in the units of the constructor. A mapping gives the setters' names.
         push: Add `<name>_push`, which takes any number of samples and keeps what fills no block.
+        tuning_records: A folder that `microddsp.tune` has filled: kernels that are known there are
+            made as measured best. `CompiledModel.tuned` says which.
 
     Raises:
         CompileError: Something in the module cannot be compiled; says where and what to do.
         BudgetError: The result is larger than `budget`.
         ParameterError: An option has a value that makes no sense.
+        RecordError: There are no tuning records, or they cannot be read.
     """
-    chosen = find_target(target) if isinstance(target, str) else target
-    _check_name(name)
     limits = read_limits(budget)
-    if unroll is not None and (isinstance(unroll, bool) or not 1 <= unroll <= MAX_UNROLL):
-        raise ParameterError(f"unroll must be 1 to {MAX_UNROLL}, got {unroll}")
-    if emit not in EMITTED:
-        raise ParameterError(f"cannot emit {emit!r}", hint=nearest(emit, EMITTED))
-    captured = capture(module, example_inputs, taps=taps, tunable=tunable)
-    if push:
-        _check_push(captured, io_in_arena)
-    _LOG.info("captured %s: %s inputs, %s states", name, len(captured.inputs), len(captured.states))
-    formats = _formats(captured, input)
-    members = _members(captured)
-    by_path = {spec.path: m.name for spec, m in zip(captured.states, members, strict=True)}
-    layout = memory or MemoryOptions()
-    with pass_context(passes or PassOptions()), _named_failures():
-        graph = decode_inputs(captured.module, formats)
-        with tvm.target.Target({"kind": "c", "keys": ["cpu"]}):
-            lowered, units = lower(graph, unroll=unroll)
-        program = build_program(
-            lowered,
-            name,
-            inputs=[i.name for i in captured.inputs],
-            outputs=[o.name for o in captured.outputs],
-            states=[m.name for m in members],
-            fma=chosen.fma,
-            io_in_arena=io_in_arena,
-            narrow=narrow,
-            align=layout.workspace_align,
-            planner=layout.planner,
-        )
-        setters, designs = build_setters(captured, name, by_path, fma=chosen.fma, unroll=unroll)
-    members += [
-        StateMember(s.member, s.value, False, setting=True) for s in setters if s.design is not None
-    ]
-    for kernel in program.kernels:
-        _LOG.debug("kernel %s: %s lines of C", kernel.name, kernel.body.count("\n"))
-    _LOG.info(
-        "%s kernels in %s calls, arena of %s bytes",
-        len(program.kernels),
-        len(program.calls),
-        program.plan.nbytes,
-    )
-    _check_setters(captured, [setter.name for setter in setters])
-    signature = replace(
-        _signature(name, captured, formats, members, program, io_in_arena, layout),
-        push=push,
-        tunables=tuple(
-            Tunable(s.name, s.path, s.value.shape, tuple(map(float, s.value.ravel())))
-            for s in setters
-        ),
-    )
-    if push:
-        signature = replace(signature, state_bytes=_with_buffers(signature))
-    objects = {}
-    if emit == "obj" and program.kernels:
-        from microddsp.micro.aot.llvm import build_object
-
-        objects[f"{name}_kernels.o"] = build_object(program.kernels, chosen)
-        _LOG.info("object code of %s bytes by LLVM", len(objects[f"{name}_kernels.o"]))
-    model = CompiledModel(
+    check_emit(emit)
+    applied = _records(tuning_records, target, emit)
+    built = build(
+        module,
+        example_inputs,
+        target=target,
         name=name,
-        target=chosen,
-        signature=signature,
-        sources=render(
-            program,
-            signature,
-            members,
-            kernels_apart=bool(objects),
-            memory=layout,
-            setters=setters,
-            designs=designs,
-        ),
-        objects=objects,
-        tir=lowered.script(),
-        relax=graph.script(),
-        buffers=tuple(
-            (b.name, b.nbytes, program.plan.offsets[b.name], b.first, b.last)
-            for b in program.buffers
-        ),
-        outline=_outline(captured, program, units, members),
-        kernels=tuple(_kernel_row(kernel) for kernel in program.kernels),
-        constant_bytes=sum(
-            value.nbytes
-            for constants in (program.constants, *(d.program.constants for d in designs))
-            for _, value in constants
-        )
-        + sum(m.initial.nbytes for m in members if m.initial.any()),
-        parameters=_saved(program),
+        input=input,
+        taps=taps,
+        unroll=unroll,
+        io_in_arena=io_in_arena,
+        narrow=narrow,
+        emit=emit,
+        memory=memory,
+        passes=passes,
+        tunable=tunable,
+        push=push,
+        choices=applied.session() if applied else None,
     )
+    model = package_of(built)
+    if applied:
+        model.tuned = applied.report(built.program.kernels)
     check_budget(model, limits)
     return model
 
 
-@contextmanager
-def _named_failures() -> Iterator[None]:
-    """What TVM cannot lower is the user's to change: no traceback of its own."""
-    try:
-        yield
-    except MicroddspError:
-        raise
-    except (RuntimeError, ValueError, TypeError, ArithmeticError, AttributeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        raise CompileError(
-            f"TVM cannot make kernels of this model: {reason}",
-            hint="an operator, or a type that it has here, is not supported",
-        ) from error
+def _records(folder: str | Path | None, target: str | Target, emit: str) -> Applied | None:
+    if folder is None:
+        return None
+    from microddsp.tuning.apply import Applied
 
-
-def _check_name(name: str) -> None:
-    if not is_model_name(name):
-        raise CompileError(
-            f"{name!r} cannot prefix C names",
-            hint="use letters, digits and underscores, and no name that C has already",
-        )
-
-
-def _formats(captured: Capture, given: Input | Mapping[str, Input] | None) -> list[Input]:
-    names = [spec.name for spec in captured.inputs]
-    if given is None:
-        return [Input()] * len(names)
-    if isinstance(given, Input):
-        return [given] * len(names)
-    for key in given:
-        if key not in names:
-            raise CompileError(f"the model has no input {key!r}", hint=nearest(key, names))
-    return [given.get(name, Input()) for name in names]
-
-
-def _members(captured: Capture) -> list[StateMember]:
-    # Delay lines forget a NaN by themselves; a recursion would keep it for ever.
-    lines = _states_of(captured, DELAY_LINES)
-    counts = _states_of(captured, ("dsp.event_counter",))
-    return [
-        StateMember(_member_name(spec), spec.initial, False, setting=True)
-        if spec.setting
-        else StateMember(_member_name(spec), spec.initial, i not in lines, i in counts)
-        for i, spec in enumerate(captured.states)
-    ]
-
-
-def _member_name(state: StateSpec) -> str:
-    """What a state or a number that can be set is called in the struct."""
-    return f"{'p' if state.setting else 's'}_{state.name}"
-
-
-def _states_of(captured: Capture, operators: Sequence[str]) -> set[int]:
-    """Indices of the states that these operators read."""
-    main = captured.module["main"]
-    states = list(main.params)[len(captured.inputs) :]
-    values = [b.value for block in main.body.blocks for b in block.bindings]
-    return {
-        i
-        for i, state in enumerate(states)
-        for value in values
-        if operator_name(value) in operators and any(arg.same_as(state) for arg in value.args)
-    }
-
-
-def _signature(
-    name: str,
-    captured: Capture,
-    formats: Sequence[Input],
-    members: Sequence[StateMember],
-    program: Program,
-    io_in_arena: bool,
-    layout: MemoryOptions,
-) -> Signature:
-    inputs = tuple(_raw(spec, fmt) for spec, fmt in zip(captured.inputs, formats, strict=True))
-    return Signature(
-        name=name,
-        inputs=inputs,
-        outputs=captured.outputs,
-        structure=captured.structure,
-        block=int(captured.inputs[0].shape[-1]) if captured.inputs[0].shape else 1,
-        state_bytes=_state_bytes(members, bool(program.plan.nbytes)),
-        workspace_bytes=program.plan.nbytes,
-        workspace_align=layout.workspace_align,
-        sample_rate_hz=captured.sample_rate_hz,
-        settle_samples=captured.settle_samples,
-        io_in_arena=io_in_arena,
-    )
-
-
-def _kernel_row(kernel: Kernel) -> tuple[str, int, int]:
-    def nbytes(parameters: Sequence[Parameter]) -> int:
-        return sum(p.elements * np.dtype(p.dtype).itemsize for p in parameters)
-
-    return kernel.name, nbytes(kernel.scratch), nbytes(kernel.parameters)
-
-
-def _saved(program: Program) -> bytes:
-    """The constants as TVM saves parameters, by their names in the C."""
-    tensors = {place.name: tvm.runtime.tensor(value) for place, value in program.constants}
-    return bytes(tvm.runtime.save_param_dict(tensors)) if tensors else b""
-
-
-def _check_push(captured: Capture, io_in_arena: bool) -> None:
-    """Any number of samples makes sense where all inputs are signals of one length."""
-    if io_in_arena:
-        raise ParameterError(
-            "inputs in the workspace do not last from call to call",
-            hint="push, or io_in_arena, not both",
-        )
-    for spec in (*captured.inputs, *captured.outputs):
-        if spec.name in ("samples", "taken") or spec.name.startswith("push_"):
-            raise ParameterError(f"with push no input or output can be called {spec.name!r}")
-    lengths = {spec.shape[-1] if len(spec.shape) == 2 else None for spec in captured.inputs}
-    if len(lengths) != 1 or None in lengths:
-        raise ParameterError("push needs inputs (channels, samples) of one length")
-
-
-def _check_setters(captured: Capture, names: Sequence[str]) -> None:
-    """<NAME>_SET_GAIN_LEN must not be the length of an input `set_gain`."""
-    taken = {spec.name.upper() for spec in (*captured.inputs, *captured.outputs)}
-    for name in names:
-        if f"SET_{name.upper()}" in taken:
-            raise CompileError(f"set_{name} is a setter, and an input or output too")
-
-
-def _with_buffers(signature: Signature) -> int:
-    """sizeof the state struct with what `push` keeps."""
-    buffers = sum(-(-spec.nbytes // 4) * 4 for spec in signature.inputs)
-    return -(-signature.state_bytes // 4) * 4 + 4 + buffers
-
-
-def _raw(spec: TensorSpec, fmt: Input) -> InputSpec:
-    if fmt == Input():
-        return InputSpec(spec.name, spec.shape, spec.dtype)
-    return InputSpec(
-        spec.name,
-        spec.shape[::-1] if fmt.interleaved else spec.shape,
-        INPUT_DTYPES[fmt.dtype],
-        scale=fmt.factor,
-        offset=fmt.offset,
-        unit=fmt.unit,
-        interleaved=fmt.interleaved,
-    )
-
-
-def _outline(
-    captured: Capture,
-    program: Program,
-    units: Sequence[tuple[int, ...]],
-    members: Sequence[StateMember],
-) -> Outline:
-    inputs = {i for i, unit in enumerate(captured.units) if unit.kind == INPUT}
-    left = [tuple(i for i in numbers if i not in inputs) for numbers in units]
-    calls = tuple(
-        KernelCall(
-            call.kernel.name if call.kernel else "",
-            first,
-            last,
-            left.pop(0) if call.kernel else (),
-            tuple(place.key for place in call.arguments),
-        )
-        for call, (first, last) in zip(program.calls, steps(program.calls), strict=True)
-    )
-    fields, _ = _state_layout(members, bool(program.plan.nbytes))
-    names = {state.name: _member_name(state) for state in captured.states}
-    owned = [replace(u, states=tuple(names[s] for s in u.states)) for u in captured.units]
-    return Outline(tuple(owned), captured.made_by, calls, fields)
-
-
-def _state_bytes(members: Sequence[StateMember], workspace: bool) -> int:
-    """sizeof the state struct on a 32-bit target."""
-    return _state_layout(members, workspace)[1]
-
-
-def _state_layout(
-    members: Sequence[StateMember], workspace: bool
-) -> tuple[tuple[StateField, ...], int]:
-    """The members of the state struct on a 32-bit target, and its size."""
-    at, widest, fields = 4 + (4 if workspace else 0), 4, []
-    for member in members:
-        width = member.initial.dtype.itemsize
-        widest = max(widest, width)
-        at = -(-at // width) * width
-        fields.append(StateField(member.name, member.elements * width, at))
-        at += member.elements * width
-    return tuple(fields), -(-at // widest) * widest
+    chosen = find_target(target) if isinstance(target, str) else target
+    return Applied(Path(folder), chosen, fits=lambda trial: fits(emit, trial.choices))

@@ -24,6 +24,7 @@ from microddsp.cli.micro import micro
 from microddsp.cli.pack import pack_command
 from microddsp.cli.report import report_command
 from microddsp.cli.run import run_command
+from microddsp.cli.tune import tune_app
 from microddsp.cli.verify_gradients import verify_gradients_command
 from microddsp.errors import BoardError, MicroddspError, PrecisionWarning
 
@@ -46,6 +47,7 @@ app.command("boards")(boards)
 app.command("targets")(targets)
 app.command("ops")(ops)
 app.add_typer(micro, name="micro")
+app.add_typer(tune_app, name="tune")
 app.add_typer(farm, name="farm")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,7 +78,13 @@ def compile_command(
     narrow: Annotated[
         bool, typer.Option("--narrow", help="Store rounded constants in 8 or 16 bits.")
     ] = False,
-    emit: Annotated[str, typer.Option(help="c, or obj: kernels as object code by LLVM")] = "c",
+    tuning_records: Annotated[
+        Path | None, typer.Option(help="Folder of `microddsp tune`: kernels as measured best.")
+    ] = None,
+    emit: Annotated[
+        str,
+        typer.Option(help="c; obj: kernels as object code by LLVM; any: as tuning records say."),
+    ] = "c",
     workspace_byte_alignment: Annotated[
         int, typer.Option(help="Of the workspace and all in it: 8, 16, 32 or 64.")
     ] = 8,
@@ -122,7 +129,7 @@ def compile_command(
     reference = parse_reference(model)
     shapes = parse_shapes(input_shape or ())
     limits = parse_budget(budget)
-    check_choice(emit, ("c", "obj"))
+    check_choice(emit, ("c", "obj", "any"))
     memory = parse_memory(workspace_byte_alignment, constant_byte_alignment, section)
     dumped = parse_list(dump_code, CODE_KINDS)
     configured = parse_options(pass_config or ())
@@ -153,6 +160,7 @@ def compile_command(
         io_in_arena=io_in_arena,
         narrow=narrow,
         emit=emit,
+        tuning_records=tuning_records,
         memory=memory,
         tunable=numbers,
         push=push,
@@ -209,6 +217,7 @@ def _report(model: CompiledModel, archive: Path) -> dict[str, Any]:
         "signature": model.signature.to_json(),
         "memory": memory,
         "memory_missing": missing,
+        "tuned": [asdict(row) | {"gain": row.gain} for row in model.tuned],
     }
 
 
@@ -229,5 +238,8 @@ def _show(model: CompiledModel, report: dict[str, Any]) -> None:
         facts["stack"] = f"{memory['stack_bytes']} bytes"
     else:
         facts["size"] = f"not measured: {report['memory_missing']}"
+    for row in model.tuned:
+        gain = "" if row.gain is None else f", {row.gain:.1%} less than usual"
+        facts[f"tuned {row.kernel}"] = f"{row.value:g} {row.metric}{gain}"
     facts["archive"] = report["archive"]
     show_facts(f"{model.name} for {model.target.name}", facts)

@@ -10,6 +10,8 @@ from torch import Tensor
 from microddsp import relax_ops
 from microddsp.dsp.block import Block, State, show, zeros
 from microddsp.errors import ParameterError
+from microddsp.relax_ops.svf import as_svf as as_svf
+from microddsp.relax_ops.svf import svf_row as svf_row
 
 FORMS = ("auto", "direct", "svf")
 INITIALS = ("zero", "first_sample")
@@ -141,27 +143,6 @@ def poles(a1: Tensor, a2: Tensor) -> Tensor:
     """Both poles of each direct-form section (..., 2), complex."""
     root = torch.sqrt((a1 * a1 / 4 - a2).to(torch.complex128))
     return torch.stack([-a1 / 2 + root, -a1 / 2 - root], -1)
-
-
-def as_svf(sections: Tensor) -> Tensor:
-    """b0 b1 b2 a1 a2 as a1 a2 a3 m0 m1 m2: the same system in state-variable form.
-
-    z^-1 = (1 - s)/(1 + s) gives the analog section, whose coefficients are positive if stable.
-    """
-    b0, b1, b2, a1, a2 = sections.unbind(-1)
-    high, middle, low = 1 - a1 + a2, 2 * (1 - a2), 1 + a1 + a2
-    g = torch.sqrt(low / high)
-    k = middle / (high * g)
-    m0 = (b0 - b1 + b2) / high
-    m1 = 2 * (b0 - b2) / (high * g) - k * m0
-    m2 = (b0 + b1 + b2) / low - m0
-    return svf_row(g, k, m0, m1, m2)
-
-
-def svf_row(g: Tensor, k: Tensor, m0: Tensor, m1: Tensor, m2: Tensor) -> Tensor:
-    """Coefficients of state-variable sections from warped frequency, damping 1/Q and mix."""
-    a1 = 1 / (1 + g * (g + k))
-    return torch.stack([a1, g * a1, g * g * a1, m0, m1, m2], -1)
 
 
 class Frequency(torch.nn.Module):

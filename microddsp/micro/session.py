@@ -242,7 +242,7 @@ def open_board(
         chosen = _board_to_ask(create_project(folder, models, wanted, given, platform=platform))
         build_project(folder)
         if chosen.serial and not farm:
-            port = _find_port(chosen, port, serial_number)
+            port = find_port(chosen, port, serial_number)
             flash_project(folder, port=port, serial_number=serial_number)
         # Emulators have read the image once they answer: the folder may go.
         return BoardSession(
@@ -273,7 +273,7 @@ def open_project(
     project = with_options(read_project(directory), options, "open_transport")
     board = _board_to_ask(project)
     if board.serial and not board.template:
-        port = _find_port(board, port, serial_number)
+        port = find_port(board, port, serial_number)
     return BoardSession(project, timeout_s=timeout_s, port=port)
 
 
@@ -309,7 +309,7 @@ def _board_to_ask(project: Project) -> Board:
     return project.board
 
 
-def _find_port(board: Board, port: str | None, serial_number: str | None) -> str:
+def find_port(board: Board, port: str | None, serial_number: str | None) -> str:
     from microddsp.micro.rpc.boards_attached import find_port
 
     return find_port(board, port=port, serial_number=serial_number)

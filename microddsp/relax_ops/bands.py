@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from microddsp.errors import CompileError, ParameterError, SignalError
+from microddsp.relax_ops.choices import Made, call_of, choose
 from microddsp.relax_ops.delay_line import check_same_type
 from microddsp.relax_ops.registry import (
     RelaxOperator,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _NAME = "bands"
 # Products of one turn of the inner loop: its counter costs as much as one of them.
 _LANES = 4
+_TRIED_LANES = (1, 2, 3, 4, 6, 8)
 
 
 def bands(x: Tensor, weights: Tensor) -> Tensor:
@@ -88,8 +90,8 @@ _bands.register_autograd(_backward, setup_context=_setup_context)
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """The weights that are used, band after band, and for each band (first bin, turns of four,
-    single ones after them)."""
+    """The weights that are used, band after band, and for each band (first bin, turns of
+    some at once, single ones after them)."""
 
     weights: np.ndarray
     spans: np.ndarray
@@ -99,17 +101,17 @@ class Runs:
         return bool(self.spans[:, 2].any())
 
 
-def runs_of(weights: np.ndarray) -> Runs:
+def runs_of(weights: np.ndarray, lanes: int = _LANES) -> Runs:
     """Cut zeros from both ends of each band, down to whole turns where the bins suffice."""
     kept, spans, bins = [], [], weights.shape[1]
     for row in weights:
         used = np.flatnonzero(row)
         first, end = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
-        turns = -(-(end - first) // _LANES)
-        if turns * _LANES <= bins:
-            first = min(first, bins - turns * _LANES)
-            end = first + turns * _LANES
-        turns, single = divmod(end - first, _LANES)
+        turns = -(-(end - first) // lanes)
+        if turns * lanes <= bins:
+            first = min(first, bins - turns * lanes)
+            end = first + turns * lanes
+        turns, single = divmod(end - first, lanes)
         kept.append(row[first:end])
         spans.append((first, turns, single))
     joined = np.concatenate(kept)
@@ -129,7 +131,7 @@ def _type_rule(args: Sequence[relax.Expr]) -> relax.Type:
     return signal_type(*shape[:-2], count, shape[-1])
 
 
-def _kernel(shape: tuple[int, ...], runs: Runs) -> tirx.PrimFunc:
+def _kernel(shape: tuple[int, ...], runs: Runs, together: int) -> tirx.PrimFunc:
     from tvm import tirx
     from tvm.script.ir_builder import IRBuilder
     from tvm.script.ir_builder import tirx as T
@@ -165,7 +167,7 @@ def _kernel(shape: tuple[int, ...], runs: Runs) -> tirx.PrimFunc:
                 T.buffer_store(total, T.float32(0.0), [0])
                 T.buffer_store(bin_, span(b, 0), [0])
                 with T.serial(0, span(b, 1)):
-                    meet(row, m, _LANES)
+                    meet(row, m, together)
                 if runs.singles:
                     with T.serial(0, span(b, 2)):
                         meet(row, m, 1)
@@ -253,13 +255,21 @@ def _legalize(builder: relax.BlockBuilder, node: relax.Call) -> relax.Expr:
     if not isinstance(weights, tvm.ir.GenericConst):
         raise CompileError("the weights must be known when compiling", where=f"dsp.{_NAME}")
     shape, values = shape_of(_NAME, "x", x), weights.value.numpy()
-    runs, pairs = runs_of(values), neighbours_of(values)
-    if pairs is not None and pairs.weights.size <= runs.weights.size:
-        kernel, tables = _neighbours_kernel(shape, pairs), (pairs.weights, pairs.counts)
-    else:
-        kernel, tables = _kernel(shape, runs), (runs.weights, runs.spans)
-    args = [x, *(relax.const(t) for t in tables)]
-    return relax.call_tir(builder.add_func(kernel, _NAME), args, out_ty=node.ty)
+    pairs = neighbours_of(values)
+
+    def make() -> Made:
+        few = pairs is not None and pairs.weights.size <= runs_of(values).weights.size
+        usual = "neighbours" if few else "runs"
+        layout = usual if pairs is None else choose("layout", ("neighbours", "runs"), usual)
+        together = int(choose("lanes", _TRIED_LANES, _LANES))
+        if pairs is not None and layout == "neighbours":
+            kernel, tables = _neighbours_kernel(shape, pairs), (pairs.weights, pairs.counts)
+        else:
+            runs = runs_of(values, together)
+            kernel, tables = _kernel(shape, runs, together), (runs.weights, runs.spans)
+        return Made(kernel, (x, *(relax.const(t) for t in tables)))
+
+    return call_of(builder, make, _NAME, node.ty)
 
 
 define(RelaxOperator(_NAME, ("x", "weights"), _type_rule, _legalize))

@@ -11,8 +11,9 @@ from torch.nn.functional import conv1d
 
 from microddsp.errors import ParameterError
 from microddsp.relax_ops import delay_line
+from microddsp.relax_ops.choices import Made, call_of
 from microddsp.relax_ops.convolution_kernel import Convolution, convolution_kernel
-from microddsp.relax_ops.origins import from_units, units_of_call
+from microddsp.relax_ops.origins import units_of_call
 from microddsp.relax_ops.registry import (
     RelaxOperator,
     define,
@@ -197,10 +198,12 @@ def emit(builder: relax.BlockBuilder, node: relax.Call, *, relu: bool = False) -
     rows, per_group, taps = (int(dim) for dim in weight.ty.shape.values)
     length = int(joined.ty.shape.values[1])
     spec = Convolution(rows, per_group, taps, length, stride, dilation, groups, relu)
-    kernel = builder.add_func(convolution_kernel(spec, _NAME), _NAME)
+
+    def make() -> Made:
+        return Made(convolution_kernel(spec, _NAME), (joined, weight, bias))
+
     out = relax.TensorType(spec.shape, "float32")
-    call = relax.call_tir(kernel, [joined, weight, bias], out_ty=out)
-    y = builder.emit(from_units(call, units_of_call(node)))
+    y = builder.emit(call_of(builder, make, _NAME, out, units_of_call(node)))
     return relax.Tuple([y, delay_line.emit_newest(builder, joined, state)])
 
 

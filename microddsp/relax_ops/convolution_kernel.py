@@ -6,16 +6,21 @@ what follows (bias, rectifier, mean over time) is done before a result leaves th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from microddsp.relax_ops.choices import choose
 
 if TYPE_CHECKING:
     from tvm import tirx
 
 # Longer filters are a loop over their taps: straight code would be too long.
 STRAIGHT_TAPS = 12
+# Channels, times and sums of a tile that are worth a try.
+_HIGH, _WIDE, _SUMS = (1, 2, 4, 8), (1, 2, 4, 6, 8, 12, 16), 32
+_LONGEST_STRAIGHT = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +62,25 @@ class Convolution:
         """What makes a mean of the sums."""
         return float(self.outputs * (2 if self.relu else 1))
 
-    def tile(self) -> tuple[int, int]:
-        """Channels and times at once: sixteen sums fill half of a single-precision unit."""
+    def tile(
+        self, name: str = "tile", fits: Callable[[int], bool] = lambda _: True
+    ) -> tuple[int, int]:
+        """Channels and times at once: sixteen sums fill half of a single-precision unit. `name` is
+        that of the choice, `fits` says of other numbers of times whether they can be."""
         rows = self.rows // self.groups
         # Neighbouring times share their samples only where nothing is skipped.
         wide = 8 if self.stride == self.dilation == 1 else 4
         high = next(h for h in (16 // wide, 2, 1) if rows % h == 0)
-        return high, min(wide, self.outputs)
+        wide = min(wide, self.outputs)
+        tried = [
+            f"{h}x{w}"
+            for h in _HIGH
+            for w in _WIDE
+            if rows % h == 0 and w <= self.outputs and h * w <= _SUMS and fits(w)
+        ]
+        chosen = str(choose(name, tried, f"{high}x{wide}"))
+        high, wide = (int(size) for size in chosen.split("x"))
+        return high, wide
 
 
 def convolution_kernel(spec: Convolution, name: str) -> tirx.PrimFunc:
@@ -73,6 +90,7 @@ def convolution_kernel(spec: Convolution, name: str) -> tirx.PrimFunc:
     from tvm.script.ir_builder import tirx as T
 
     high, wide = spec.tile()
+    order = "channels" if spec.mean else choose("outer", ("channels", "times"), "channels")
     rows = spec.rows // spec.groups
     shapes = {
         "x": (spec.per_group * spec.groups, spec.length),
@@ -84,16 +102,39 @@ def convolution_kernel(spec: Convolution, name: str) -> tirx.PrimFunc:
         T.func_name(name)
         T.func_attr({"tirx.noalias": True})
         buffers = {n: T.arg(n, tirx.decl_buffer(s, "float32", n)) for n, s in shapes.items()}
-        with loop(spec.groups) as g, loop(rows // high) as j:
-            work = Rows(spec, buffers, g, g * rows + j * high, high)
-            work.begin()
-            tiles, left = divmod(spec.outputs, wide)
-            with loop(tiles) as m:
+        tiles, left = divmod(spec.outputs, wide)
+
+        @contextmanager
+        def some_rows() -> Iterator[Rows]:
+            with loop(spec.groups) as g, loop(rows // high) as j:
+                yield Rows(spec, buffers, g, g * rows + j * high, high)
+
+        if order == "channels":
+            with some_rows() as work:
+                work.begin()
+                with loop(tiles) as m:
+                    work.tile(m * wide, wide)
+                if left:
+                    work.tile(tiles * wide, left)
+                work.end()
+        else:
+            with some_rows() as work:
+                work.begin()
+                work.end()
+            with loop(tiles) as m, some_rows() as work:
                 work.tile(m * wide, wide)
             if left:
-                work.tile(tiles * wide, left)
-            work.end()
+                with some_rows() as work:
+                    work.tile(tiles * wide, left)
     return builder.get()
+
+
+def straight_taps(spec: Convolution) -> bool:
+    """Whether all taps of a channel are straight code, not a loop."""
+    usual = "straight" if spec.taps <= STRAIGHT_TAPS else "loop"
+    if spec.taps == 1 or spec.taps > _LONGEST_STRAIGHT:
+        return usual == "straight"
+    return bool(choose("taps", ("straight", "loop"), usual) == "straight")
 
 
 def twice(value: Any) -> Any:
@@ -126,6 +167,7 @@ class Rows:
     ) -> None:
         self.spec, self.buffers, self.high = spec, buffers, high
         self.group, self.first = group, first
+        self.straight = straight_taps(spec)
         self.means: Any = None
 
     def begin(self) -> None:
@@ -193,7 +235,7 @@ class Rows:
                 T.buffer_store(sums, sums[cell] + weights[r] * sample, [cell])
 
         with loop(spec.per_group) as i:
-            if spec.taps <= STRAIGHT_TAPS:
+            if self.straight:
                 for k in range(spec.taps):
                     meet(i, k)
             else:

@@ -32,7 +32,21 @@ def pairs(first: Convolution, second: Convolution) -> bool:
 
 def _early(first: Convolution, second: Convolution) -> int:
     """By how much (below zero) a stage's first time of `second` is before its own of `first`."""
-    wide = second.tile()[1]
+    return _start(first, second, _second_tile(first, second)[1])
+
+
+def _second_tile(first: Convolution, second: Convolution) -> tuple[int, int]:
+    return second.tile(
+        "second tile",
+        lambda wide: _fits(wide) and first.lead - _start(first, second, wide) <= STAGE,
+    )
+
+
+def _fits(wide: int) -> bool:
+    return STAGE % wide == 0
+
+
+def _start(first: Convolution, second: Convolution, wide: int) -> int:
     reach = (second.taps - 1) * second.dilation
     return min((first.lead - reach) // wide * wide, 0)
 
@@ -75,9 +89,11 @@ def convolution_pair(first: Convolution, second: Convolution, name: str) -> tirx
             if first.trail:
                 with T.If(last), T.Then(), T.serial(0, first.rows) as r, loop(first.trail) as i:
                     T.buffer_store(between, T.float32(0.0), [r, i + (ahead + rest)])
-            _times(first, one, k, last, (0, rest, STAGE), k * STAGE, ahead)
+            tile = first.tile("tile", _fits)
+            _times(first, tile, one, k, last, (0, rest, STAGE), k * STAGE, ahead)
             start = tirx.Select(tirx.EQ(k, 0), -early, 0) if early else 0
-            _times(second, two, k, last, (start, *ends), 0, k * STAGE + (second.lead + early))
+            tile = _second_tile(first, second)
+            _times(second, tile, two, k, last, (start, *ends), 0, k * STAGE + (second.lead + early))
         if second.mean:
             with T.serial(0, second.rows) as r:
                 T.buffer_store(y, y[r] / T.float32(second.divisor), [r])
@@ -96,6 +112,7 @@ def _margins(spec: Convolution, y: tirx.Buffer) -> None:
 
 def _times(
     spec: Convolution,
+    tile: tuple[int, int],
     buffers: dict[str, Any],
     stage: Any,
     last: Any,
@@ -110,7 +127,7 @@ def _times(
     from tvm import tirx
     from tvm.script.ir_builder import tirx as T
 
-    high, wide = spec.tile()
+    high, wide = tile
     rows = spec.rows // spec.groups
     start, rest, whole = span
     tiles = whole // wide

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from microddsp.relax_ops.choices import choose
+
 SHORTEST, LONGEST = 8, 4096
 LAST = 4
 
@@ -83,6 +85,21 @@ def _turns(numerator: np.ndarray, denominator: int) -> np.ndarray:
     return np.ascontiguousarray(both.reshape(len(numerator), -1).astype("float32"))
 
 
+def _all_radices(product: int) -> list[str]:
+    """All orders of passes, but none with more than one that is much too small."""
+    found: list[str] = []
+
+    def more(before: list[int], left: int) -> None:
+        if left == 1:
+            found.append(".".join(map(str, before)))
+        for radix in (8, 4, 2):
+            if left % radix == 0 and (radix > 2 or 2 not in before or product <= 16):
+                more([*before, radix], left // radix)
+
+    more([], product)
+    return found
+
+
 def plan(n: int) -> Plan:
     """Radix 8 as often as possible, 4 rather than 2: the fewest loads and stores."""
     eights, left = divmod(int(math.log2(n)) - 3, 3)
@@ -90,6 +107,9 @@ def plan(n: int) -> Plan:
         radices = [8] * (eights - 1) + [4, 4]
     else:
         radices = [8] * eights + [1 << left] * (left > 0)
+    usual = ".".join(map(str, radices))
+    chosen = str(choose("radices", _all_radices(n // (2 * LAST)), usual))
+    radices = [int(radix) for radix in chosen.split(".") if radix]
     passes, span = [], 1
     for radix in radices:
         passes.append(Pass(radix, span))

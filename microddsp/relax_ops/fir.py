@@ -116,16 +116,20 @@ def _type_rule(args: Sequence[relax.Expr]) -> relax.Type:
 
 def _legalize(builder: relax.BlockBuilder, node: relax.Call) -> relax.Expr:
     import tvm
-    from tvm import relax
 
+    from microddsp.relax_ops.choices import Made, call_of, choose
     from microddsp.relax_ops.fir_kernel import fir_kernel, mirror_of
 
     x, taps, state = node.args
     mirror = mirror_of(taps.value.numpy()) if isinstance(taps, tvm.ir.GenericConst) else 0
     channels, samples = (int(dim) for dim in x.ty.shape.values)
     shape = tuple(int(dim) for dim in taps.ty.shape.values)
-    kernel = builder.add_func(fir_kernel(channels, samples, shape, mirror), "fir")
-    return relax.call_tir(kernel, [x, state, taps], out_ty=[x.ty, state.ty])
+
+    def make() -> Made:
+        folded = mirror and choose("fold", ("yes", "no"), "yes") == "yes"
+        return Made(fir_kernel(channels, samples, shape, mirror if folded else 0), (x, state, taps))
+
+    return call_of(builder, make, "fir", [x.ty, state.ty])
 
 
 define(RelaxOperator("fir", ("x", "taps", "state"), _type_rule, _legalize))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from microddsp.relax_ops.choices import choose
 from microddsp.relax_ops.copy import emit_copy
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _Buffers = dict[str, Any]
 
 def _tile_width(mirror: int) -> int:
     """Sums, windows and products of so many outputs fit into 32 registers."""
-    return 7 if mirror else 8
+    return int(choose("width", (2, 4, 5, 6, 7, 8, 9, 10, 12), 7 if mirror else 8))
 
 
 @dataclass(frozen=True, slots=True)

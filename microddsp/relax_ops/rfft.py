@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from microddsp.errors import CompileError, SignalError
+from microddsp.relax_ops.choices import Made, call_of
 from microddsp.relax_ops.fft_plan import LONGEST, SHORTEST, is_fast, plan
 from microddsp.relax_ops.registry import RelaxOperator, define, shape_of, signal_type
 from microddsp.relax_ops.torch_operator import call
@@ -136,9 +137,12 @@ def _legalize(builder: relax.BlockBuilder, node: relax.Call) -> relax.Expr:
     from tvm import relax
 
     shape = shape_of(_NAME, "x", node.args[0])
-    kernel = builder.add_func(_kernel(shape), _NAME)
-    tables = [relax.const(t) for t in plan(shape[-1]).twiddles(halved=False)]
-    return relax.call_tir(kernel, [node.args[0], *tables], out_ty=node.ty)
+
+    def make() -> Made:
+        tables = [relax.const(t) for t in plan(shape[-1]).twiddles(halved=False)]
+        return Made(_kernel(shape), (node.args[0], *tables))
+
+    return call_of(builder, make, _NAME, node.ty)
 
 
 define(RelaxOperator(_NAME, ("x",), _type_rule, _legalize))

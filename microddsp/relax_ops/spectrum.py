@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from microddsp.errors import CompileError, ParameterError, SignalError
+from microddsp.relax_ops.choices import Made, call_of
 from microddsp.relax_ops.delay_line import check_same_type
 from microddsp.relax_ops.fft_plan import plan
 from microddsp.relax_ops.registry import (
@@ -197,9 +198,12 @@ def emit(builder: relax.BlockBuilder, node: relax.Call, signal: Sequence[relax.E
     half = (window.value.numpy() * 0.5).astype(np.float32)
     if np.array_equal(half[1:], half[:0:-1]):
         half = half[: len(half) // 2 + 1]
-    kernel = builder.add_func(_kernel(shape, past, len(half)), _NAME)
-    tables = [relax.const(t) for t in (half, *plan(shape[-1]).twiddles(halved=True))]
-    y = relax.call_tir(kernel, [*signal, *tables], out_ty=node.ty)
+
+    def make() -> Made:
+        tables = [relax.const(t) for t in (half, *plan(shape[-1]).twiddles(halved=True))]
+        return Made(_kernel(shape, past, len(half)), (*signal, *tables))
+
+    y = call_of(builder, make, _NAME, node.ty)
     # roots apart: between butterflies, calls of sqrtf would push points out of registers
     return y if int(power) == 2 else builder.emit_te(_roots, builder.emit(y))
 

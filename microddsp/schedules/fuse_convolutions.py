@@ -12,6 +12,7 @@ from tvm.ir import IRModule
 from tvm.ir.transform import PassContext
 
 from microddsp.relax_ops.causal_conv1d import emit as emit_causal
+from microddsp.relax_ops.choices import Made, call_of
 from microddsp.relax_ops.convolution_kernel import Convolution, convolution_kernel
 from microddsp.relax_ops.convolution_pair import convolution_pair, pairs
 from microddsp.relax_ops.delay_line import emit_padding
@@ -242,15 +243,18 @@ def _emit(
         if first.relu and isinstance(args[3], tvm.ir.GenericConst):
             first = replace(first, twice=True)
             args[3] = relax.const(args[3].value.numpy() / 2)
-        made = convolution_pair(first, spec, "convolutions")
+
+        def make() -> Made:
+            return Made(convolution_pair(first, spec, "convolutions"), tuple(args))
     else:
-        made = convolution_kernel(spec, "convolution")
-    kernel = builder.add_func(made, "convolution")
-    call = relax.call_tir(kernel, args, out_ty=relax.TensorType(spec.shape, "float32"))
+
+        def make() -> Made:
+            return Made(convolution_kernel(spec, "convolution"), tuple(args))
+
+    out = relax.TensorType(spec.shape, "float32")
     own = [i for part in parts for var in part.taken for i in units[var]]
-    y = builder.emit(
-        from_units(call, [*own, *(i for part in parts for i in units_of_call(part.call))])
-    )
+    own += [i for part in parts for i in units_of_call(part.call)]
+    y = builder.emit(call_of(builder, make, "convolution", out, own))
     chain.result = y
     wanted = static_shape(chain.last)
     return (

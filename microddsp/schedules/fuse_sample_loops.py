@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 
 import numpy as np
 import tvm
@@ -11,14 +11,15 @@ from tvm import relax
 from tvm.ir import IRModule
 from tvm.ir.transform import PassContext
 
-from microddsp.relax_ops.expression import Expr, binary, select, unary
+from microddsp.relax_ops.choices import Made, asking, choose, made
+from microddsp.relax_ops.expression import Expr, binary, is_constant, select, unary
 from microddsp.relax_ops.origins import from_units, units_of_call
 from microddsp.relax_ops.recurrence import NAME as RECURRENCE
 from microddsp.relax_ops.recurrence import operator as recurrence_of
 from microddsp.relax_ops.sample_operator import SAMPLE_OPERATORS
 from microddsp.relax_ops.scalar_rules import clipped, is_truth, number
 from microddsp.relax_ops.swept_delay import NAME as SWEPT_DELAY
-from microddsp.schedules.filter_form import split_gain
+from microddsp.schedules.filter_form import USUAL_FORMS, in_form, precise_forms, split_gain
 from microddsp.schedules.graph import (
     builder_without_main,
     operands,
@@ -70,6 +71,9 @@ _BINARY: dict[str, Callable[[Expr, Expr], Expr]] = {
         lambda a, b: binary("or", _truth(a), _truth(b)),
     ),
 }
+
+# Attribute of a graph: pairs (parameter, result) of states that are zero in the beginning.
+ZERO_STATES = "microddsp.zero_states"
 
 
 @tvm.transform.module_pass(opt_level=0, name="FuseSampleLoops")
@@ -123,6 +127,8 @@ def _rewrite(mod: IRModule, unroll: int | None) -> IRModule:
         if isinstance(b.value, relax.TupleGetItem)
     }
 
+    free = _free_filters(main, bindings, items)
+
     def emit_plain(b: relax.VarBinding) -> None:
         value = value_of(b.value)
         remap[b.var] = value if isinstance(value, relax.Var) else builder.emit(value)
@@ -136,7 +142,7 @@ def _rewrite(mod: IRModule, unroll: int | None) -> IRModule:
             for var in sorted(inner, key=order.__getitem__)
             if uses.get(var, set()) - {id(g)} and not isinstance(var.ty, relax.TupleType)
         ]
-        results = _emit_loop(builder, g, names[id(g)], wanted, items, value_of, unroll)
+        results = _emit_loop(builder, g, names[id(g)], wanted, items, value_of, unroll, free)
         for var, value in results.items():
             remap[var] = value
         done.update(inner)
@@ -171,6 +177,37 @@ def _rewrite(mod: IRModule, unroll: int | None) -> IRModule:
     return relax.transform.DeadCodeElimination()(builder.get())
 
 
+def _free_filters(
+    main: relax.Function,
+    bindings: Sequence[relax.VarBinding],
+    items: dict[relax.Var, tuple[relax.Var, int]],
+) -> set[relax.Var]:
+    """Filters that alone read and write a state which is zero in the beginning."""
+    pairs = (main.attrs or {}).get(ZERO_STATES) or ()
+    if not pairs:
+        return set()
+    values = {b.var: b.value for b in bindings}
+    result = main.body.body
+    while isinstance(result, relax.Var) and result in values:
+        result = values[result]
+    fields = list(result.fields) if isinstance(result, relax.Tuple) else []
+    readers: dict[relax.Var, list[relax.VarBinding]] = {}
+    for b in bindings:
+        if not b.value.same_as(result):
+            for var in operands(b.value):
+                readers.setdefault(var, []).append(b)
+    found = set()
+    for i, o in pairs if fields else ():
+        before, after = main.params[int(i)], fields[int(o)]
+        only = readers.get(before, [])
+        own = items.get(after) if isinstance(after, relax.Var) else None
+        mine = len(only) == 1 and operator_name(only[0].value) in USUAL_FORMS
+        if mine and own == (only[0].var, 1) and not readers.get(after):
+            if sum(f.same_as(after) for f in fields) == 1:
+                found.add(only[0].var)
+    return found
+
+
 def _inputs_ready(
     g: Group,
     items: dict[relax.Var, tuple[relax.Var, int]],
@@ -193,8 +230,36 @@ def _emit_loop(
     items: dict[relax.Var, tuple[relax.Var, int]],
     value_of: Callable[[relax.Expr], relax.Expr],
     unroll: int | None,
+    free: Container[relax.Var],
 ) -> dict[relax.Var, relax.Expr]:
     """Build the function of one group and call it; returns what each wanted variable became."""
+    kernel = made(lambda: _make_loop(g, name, wanted, items, value_of, unroll, free))
+    results = kernel.function.params[len(kernel.arguments) :]
+    types = [relax.TensorType([int(n) for n in p.shape], str(p.dtype)) for p in results]
+    added = builder.add_func(kernel.function, name)
+    call = relax.call_tir(added, list(kernel.arguments), out_ty=types)
+    units = [i for b in g.bindings for i in units_of_call(b.value)]
+    called = builder.emit(from_units(call, units))
+
+    def result(i: int, var: relax.Var) -> relax.Expr:
+        one = called if len(results) == 1 else builder.emit(relax.TupleGetItem(called, i))
+        # a truth leaves the loop as a number
+        return builder.emit(relax.op.astype(one, "bool")) if str(var.ty.dtype) == "bool" else one
+
+    return {var: result(i, var) for i, var in enumerate(wanted)}
+
+
+def _make_loop(
+    g: Group,
+    name: str,
+    wanted: list[relax.Var],
+    items: dict[relax.Var, tuple[relax.Var, int]],
+    value_of: Callable[[relax.Expr], relax.Expr],
+    unroll: int | None,
+    free: Container[relax.Var],
+) -> Made:
+    """The function of one group, its outputs in the order of the wanted variables. States of the
+    `free` filters are nobody else's: their form may be another."""
     loop = SampleLoop(*g.shape)
     signals: dict[tuple[relax.Var, int], Expr] = {}  # (variable, field) inside the loop
     tensors: dict[tuple[relax.Var, int], Tensor] = {}
@@ -223,7 +288,7 @@ def _emit_loop(
             shape = static_shape(expr) or ()
             if len(shape) == rank:  # the same for all channels, but not known yet
                 shape = (1, *shape)
-                args.append(builder.emit(relax.op.reshape(value_of(expr), shape)))
+                args.append(relax.op.reshape(value_of(expr), shape))
                 index = loop.tensor(shape, str(expr.ty.dtype))
             else:
                 index = tensor(expr)
@@ -236,6 +301,7 @@ def _emit_loop(
         leaves = dict(zip(own, loop.table(tensor(expr), own), strict=True)) if own else {}
         return [leaves.get(i, known) for i, known in enumerate(constants(rows[0]))]
 
+    forms, changed = 0, []
     for b in g.bindings:
         call, kind = b.value, operator_name(b.value)
         if kind == "dsp.decode_input":
@@ -266,15 +332,25 @@ def _emit_loop(
             )
             *inputs, coefficients, state = given
             params = parameters(coefficients, operator.parameter_rank)
-            step = operator.step(len(params))
-            if kind == "dsp.sos":
+            step, usual = operator.step(len(params)), USUAL_FORMS.get(kind, "")
+            form = usual
+            if asking() and b.var in free and all(is_constant(p) for p in params):
+                forms += 1
+                name = "form" if forms == 1 else f"form {forms}"
+                form = choose(name, precise_forms(kind, params), usual)
+            if form != usual:
+                step, params = in_form(kind, params, form)
+            if form == "transposed":
                 step = split_gain(step, params)
             if operator.joint:
                 source = tensor(inputs[0])
                 heard = [loop.load(source, row=i) for i in range(len(operator.inputs))]
             else:
                 heard = [signal(x) for x in inputs]
-            results, following = loop.apply(step, heard, params, tensor(state))
+            held = tensor(state)
+            results, following = loop.apply(step, heard, params, held)
+            if form != usual:
+                changed.append(held)
             if joint_outputs(call) > 1:
                 tensors[b.var, 0] = loop.store_rows(results)
                 tensors[b.var, 1] = following
@@ -308,15 +384,4 @@ def _emit_loop(
         for var in wanted
     ]
     function = loop.build(name, outputs, unroll=unroll)
-    made = function.params[len(args) :]
-    types = [relax.TensorType([int(n) for n in p.shape], str(p.dtype)) for p in made]
-    call = relax.call_tir(builder.add_func(function, name), args, out_ty=types)
-    units = [i for b in g.bindings for i in units_of_call(b.value)]
-    called = builder.emit(from_units(call, units))
-
-    def result(i: int, var: relax.Var) -> relax.Expr:
-        one = called if len(made) == 1 else builder.emit(relax.TupleGetItem(called, i))
-        # a truth leaves the loop as a number
-        return builder.emit(relax.op.astype(one, "bool")) if str(var.ty.dtype) == "bool" else one
-
-    return {var: result(i, var) for i, var in enumerate(wanted)}
+    return Made(function, tuple(args), frozenset(changed))

@@ -12,7 +12,8 @@ from tvm.ir import IRModule
 from tvm.ir.transform import PassContext
 from tvm.s_tir.schedule import SBlockRV
 
-from microddsp.schedules.register_tiles import tiled
+from microddsp.relax_ops.choices import KEY, Answers, Made, key_of, session
+from microddsp.schedules.register_tiles import Factors, straightened, tiled, usual
 
 # Calls that are an instruction or two, or none.
 CHEAP = {"prim.if_then_else", "tirx.likely", "tirx.fabs", "tirx.sqrt", "tirx.reinterpret"}
@@ -29,17 +30,44 @@ class ScheduleKernels:
 
     def transform_module(self, mod: IRModule, _ctx: PassContext) -> IRModule:
         for name, func in mod.functions_items():
-            if isinstance(func, tirx.PrimFunc) and _has_blocks(func):
-                mod.update_func(name, _schedule(func))
+            if isinstance(func, tirx.PrimFunc):
+                known = _with_key(func)
+                if has_blocks(func):
+                    mod.update_func(name, _scheduled(known))
+                elif not known.same_as(func):
+                    mod.update_func(name, known)
         return mod
 
 
-def _has_blocks(func: tirx.PrimFunc) -> bool:
+def _with_key(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    """The function with what it is known by, while there is a session of choices."""
+    active = session()
+    if active is None or KEY in (func.attrs or {}):
+        return func
+    return func.with_attr(KEY, key_of(Made(func, ()), active.salt))
+
+
+def _scheduled(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    active = session()
+    if active is None:
+        return straightened(schedule_blocks(s_tir.Schedule(func)).mod["main"])
+    key = str(func.attrs[KEY])
+    active.blocks[key] = func
+    decided = active.schedule(key, func)
+    if decided is None:
+        active.answers[key] = Answers()
+        return straightened(schedule_blocks(s_tir.Schedule(func)).mod["main"])
+    active.answers[key] = Answers(decided[1])
+    return straightened(decided[0])
+
+
+def has_blocks(func: tirx.PrimFunc) -> bool:
+    """Whether it is what this pass schedules; other functions are loops already."""
     return isinstance(func.body, s_tir.SBlockRealize)
 
 
-def _schedule(func: tirx.PrimFunc) -> tirx.PrimFunc:
-    schedule = s_tir.Schedule(func)
+def schedule_blocks(schedule: s_tir.Schedule, factors: Factors = usual) -> s_tir.Schedule:
+    """The schedule of a fused kernel; `factors` decides the tiles of its sums."""
     names = [schedule.get(b).name_hint for b in _blocks(schedule)]
     for name in names:
         _inline(schedule, name, schedule.compute_inline, lambda block: [block])
@@ -52,8 +80,8 @@ def _schedule(func: tirx.PrimFunc) -> tirx.PrimFunc:
             continue  # it became part of another
         if _is_dear(schedule, block):
             _beside_its_user(schedule, block)
-        schedule = tiled(schedule, block) or _started(schedule, block)
-    return schedule.mod["main"]
+        schedule = tiled(schedule, block, factors) or _started(schedule, block)
+    return schedule
 
 
 def _inline(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from tvm import tirx
@@ -22,10 +23,13 @@ from microddsp.schedules.scalar_code import Value, count_uses, emit
 
 @dataclass(slots=True)
 class State:
+    """Elements of a channel's state, from `first` on."""
+
     source: int  # tensor that holds it before the block
     target: Tensor
     leaves: tuple[Expr, ...]
     following: list[Expr] = field(default_factory=list)
+    first: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,7 @@ class Parts:
     states: list[State] = field(default_factory=list)
     machines: list[Machine] = field(default_factory=list)
     signals: list[Store] = field(default_factory=list)
+    scan: bool = True  # counters that are alone, where that can be
 
     def integers(self) -> int:
         """How many the machines so far have."""
@@ -77,15 +82,14 @@ class Parts:
         registers: tirx.Buffer = T.alloc_buffer((floats,), "float32") if floats else None
         count = self.integers()
         ints: tirx.Buffer = T.alloc_buffer((count,), "int32") if count else None
-        event = T.alloc_buffer((1,), "float32") if self._events_used() else None
+        event = T.alloc_buffer((1,), "float32") if self.events_used() else None
         memory = Memory(c, buffers, ints, event)
         leaves = [value for state in self.states for value in state.leaves]
         at = 0
         for state in self.states:
             for i in range(len(state.leaves)):
-                T.buffer_store(
-                    registers, element_of(buffers, self.inputs[state.source], c, i), [at + i]
-                )
+                held = element_of(buffers, self.inputs[state.source], c, state.first + i)
+                T.buffer_store(registers, held, [at + i])
             at += len(state.leaves)
         for machine in self.machines:
             machine.load(memory)
@@ -99,7 +103,7 @@ class Parts:
                 T.buffer_store(registers, carried[id(value)], [i])
 
         passes, left = divmod(self.samples, unroll)
-        scanned = event is None and self._only_counts(buffers)
+        scanned = self.scan and self.only_counts(buffers)
         if scanned:
             for machine in self.machines:
                 self._scan(machine, fixed, memory)
@@ -114,18 +118,18 @@ class Parts:
         for state in self.states:
             for i in range(len(state.leaves)):
                 if state.target.name in buffers:
-                    store_element(buffers, state.target, c, i, registers[at + i])
+                    store_element(buffers, state.target, c, state.first + i, registers[at + i])
             at += len(state.leaves)
         for machine in self.machines:
             machine.store(memory, self.samples)
 
-    def _only_counts(self, buffers: dict[str, tirx.Buffer]) -> bool:
+    def only_counts(self, wanted: Container[str]) -> bool:
         """No state but counters, no signal put out, and signals that are quick to compute again."""
-        if self.samples < TOGETHER or self.states or not self.machines:
+        if self.events_used() or self.samples < TOGETHER or self.states or not self.machines:
             return False
         if not all(isinstance(machine, Counter) for machine in self.machines):
             return False
-        if any(store.target.name in buffers for store in self.signals):
+        if any(store.target.name in wanted for store in self.signals):
             return False
         heard = [machine.heard[0] for machine in self.machines]
         roots = {id(signal) for signal in heard}
@@ -182,7 +186,7 @@ class Parts:
         leaves = [value for state in self.states for value in state.leaves]
         return {id(old): new for old, new in zip(leaves, done[len(signals) :], strict=True)}
 
-    def _events_used(self) -> bool:
+    def events_used(self) -> bool:
         roots = [store.signal for store in self.signals]
         roots += [expr for state in self.states for expr in state.following]
         roots += [expr for machine in self.machines for expr in machine.heard]

@@ -7,7 +7,7 @@ after the formulas that it hears.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from tvm import tirx
@@ -51,6 +51,8 @@ class Machine(Protocol):
     @property
     def heard(self) -> tuple[Expr, ...]: ...
 
+    def hearing(self, heard: Sequence[Expr]) -> Machine: ...
+
     @property
     def held(self) -> list[tuple[Tensor, Tensor]]: ...
 
@@ -81,6 +83,11 @@ class Counter:
     @property
     def heard(self) -> tuple[Expr, ...]:
         return (self.signal, *self.thresholds)
+
+    def hearing(self, heard: Sequence[Expr]) -> Counter:
+        """The same one with other expressions."""
+        signal, high, low = heard
+        return replace(self, signal=signal, thresholds=(high, low))
 
     @property
     def held(self) -> list[tuple[Tensor, Tensor]]:
@@ -126,6 +133,11 @@ class Line:
     @property
     def heard(self) -> tuple[Expr, ...]:
         return (self.signal, self.delay)
+
+    def hearing(self, heard: Sequence[Expr]) -> Line:
+        """The same one with other expressions."""
+        signal, delay = heard
+        return replace(self, signal=signal, delay=delay)
 
     @property
     def held(self) -> list[tuple[Tensor, Tensor]]:

@@ -7,9 +7,11 @@ for every product. In a tile each factor that is loaded serves a whole row or co
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tvm
+import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
@@ -18,13 +20,29 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 WIDE, HIGH, SUMS = 8, 4, 16
 # Terms that are added without a jump between them, and products as straight code.
 TERMS, STRAIGHT = 4, 64
+# The most that may be tried of each.
+MOST_WIDE, MOST_HIGH, MOST_TERMS = 16, 8, 16
+
+# Marks blocks whose loops from this one on are unrolled.
+_STRAIGHT = "microddsp.straight"
+
+# How to split a loop so that an inner one has so many turns: (schedule, loop, turns, most).
+Factors = Callable[[s_tir.Schedule, LoopRV, int, int], list[Any]]
 
 
-def tiled(schedule: s_tir.Schedule, block: SBlockRV) -> s_tir.Schedule | None:
+def usual(_schedule: s_tir.Schedule, _loop: LoopRV, turns: int, _most: int) -> list[Any]:
+    """As many turns as are proposed."""
+    return [None, turns]
+
+
+def tiled(
+    schedule: s_tir.Schedule, block: SBlockRV, factors: Factors = usual
+) -> s_tir.Schedule | None:
     """The schedule with a float32 reduction done tile by tile; None where that cannot be.
 
-    The terms of each sum keep their order: results are those of plain loops, bit for bit. What
-    uses the sums one by one is computed before they leave the registers.
+    `factors` decides how large tiles are. The terms of each sum keep their order: results are those
+    of plain loops, bit for bit. What uses the sums one by one is computed before they leave the
+    registers.
     """
     found = _loops(schedule, block)
     if found is None:
@@ -35,24 +53,51 @@ def tiled(schedule: s_tir.Schedule, block: SBlockRV) -> s_tir.Schedule | None:
     try:
         keep = schedule.cache_write(block, 0, "global")
         keep = _with_user(schedule, keep)
+        most = ([1] * len(tile) + [MOST_HIGH, MOST_WIDE])[-len(tile) :]
         split = [
-            schedule.split(loop, [None, size]) for loop, size in zip(results, tile, strict=True)
+            schedule.split(loop, factors(schedule, loop, size, top) if top > 1 else [None, size])
+            for loop, size, top in zip(results, tile, most, strict=True)
         ]
         outer, inner = ([pair[i] for pair in split] for i in (0, 1))
         together = min(TERMS, STRAIGHT // math.prod(tile))
         together = _divisor(_extent(schedule, terms[-1]), together)
-        *terms[-1:], straight = schedule.split(terms[-1], [None, together])
+        sizes = factors(schedule, terms[-1], together, MOST_TERMS)
+        *terms[-1:], straight = schedule.split(terms[-1], sizes)
         schedule.reorder(*outer, *terms, straight, *inner)
         schedule.reverse_compute_at(keep, outer[-1])
         begin = schedule.decompose_reduction(block, terms[0])
     except s_tir.ScheduleError:
         return None
-    unrolled = [straight, *inner]
-    for part in (begin, keep):
-        unrolled += schedule.get_loops(part)[len(outer) :]
-    for loop in unrolled:
+    for loop in (straight, *inner):
         schedule.unroll(loop)
+    for part in (begin, keep):
+        schedule.annotate(part, _STRAIGHT, len(outer))
     return schedule
+
+
+def straightened(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    """The function with loops unrolled where `tiled` said so.
+
+    How many loops begin and end a tile depends on its size, so this is no step of its schedule,
+    which can be repeated with other sizes.
+    """
+    found: list[tuple[str, int]] = []
+
+    def note(block: s_tir.SBlock) -> None:
+        outer = (block.annotations or {}).get(_STRAIGHT)
+        if outer is not None:
+            found.append((block.name_hint, int(outer)))
+
+    tvm_ffi.structural_walk(func.body, (s_tir.SBlock, note))
+    if not found:
+        return func
+    schedule = s_tir.Schedule(func)
+    for name, outer in found:
+        block = schedule.get_sblock(name)
+        schedule.unannotate(block, _STRAIGHT)
+        for loop in schedule.get_loops(block)[outer:]:
+            schedule.unroll(loop)
+    return schedule.mod["main"]
 
 
 def _loops(schedule: s_tir.Schedule, block: SBlockRV) -> tuple[list[LoopRV], list[LoopRV]] | None:

@@ -7,19 +7,27 @@ storing of states, the loop over samples, unrolled so that states can swap regis
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from microddsp.relax_ops.choices import choose
+from microddsp.relax_ops.convolution_kernel import loop
 from microddsp.relax_ops.expression import Expr, Step, leaf, substitute, unary
 from microddsp.schedules.loop_code import Load, Parts, State, Store
 from microddsp.schedules.loop_machines import Counter, Line
 from microddsp.schedules.loop_memory import (
     Tensor,
 )
+from microddsp.schedules.loop_stages import cut, sections_of
 from microddsp.schedules.witnesses import witnesses
+
+# Samples a pass that are worth a try.
+_UNROLLS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16)
+# Loops that one may become.
+MOST_LOOPS = 4
 
 
 class SampleLoop:
@@ -138,7 +146,10 @@ class SampleLoop:
 
         `unroll` samples share a pass of the loop; None chooses.
         """
-        unroll = min(self._unroll() if unroll is None else unroll, self.samples)
+        if unroll is None:
+            tried = [u for u in _UNROLLS if u <= self.samples]
+            unroll = choose("unroll", tried, min(self._unroll(), self.samples))
+        unroll = min(unroll, self.samples)
         grown = [t for machine in self._parts.machines for t in machine.grown]
         outputs = [*outputs, *(t for t in grown if t not in outputs)]
         places = {t.name: i for i, t in enumerate([*self.inputs, *outputs])}
@@ -169,12 +180,33 @@ class SampleLoop:
                 if store.added and store.target.name in buffers:
                     with T.serial(0, self.samples) as n:
                         T.buffer_store(buffers[store.target.name], T.float32(0.0), [0, n])
-            if self.channels == 1:
-                self._parts.emit(0, buffers, unroll)
-            else:
-                with T.serial(0, self.channels) as c:
-                    self._parts.emit(c, buffers, unroll)
+            loops = self._loops(buffers)
+            for between in loops[0].inputs[len(self.inputs) :]:
+                buffers[between.name] = T.alloc_buffer(between.shape, between.dtype)
+            with loop(self.channels) as c:
+                for part in loops:
+                    part.emit(c, buffers, unroll)
         return builder.get()
+
+    def _loops(self, wanted: Container[str]) -> list[Parts]:
+        """One loop, or several one after another."""
+        parts = self._parts
+        if parts.only_counts(wanted):
+            parts.scan = choose("counter", ("scan", "dense"), "scan") == "scan"
+            return [parts]
+        if any(store.added for store in parts.signals):
+            return [parts]  # sums over channels are made by one loop
+        sections = sections_of(parts)
+        most = min(len(sections), MOST_LOOPS)
+        count = int(choose("loops", range(1, most + 1), 1)) if most > 1 else 1
+        alone = bool(sections) and all(isinstance(m, Counter) for m in parts.machines)
+        apart = (
+            alone
+            and bool(parts.machines)
+            and not parts.events_used()
+            and choose("counter", ("dense", "scan"), "dense") == "scan"
+        )
+        return cut(parts, sections, count, apart) if count > 1 or apart else [parts]
 
     def _witnesses(self, places: dict[str, int]) -> list[list[int]]:
         """For each next state: its place among the parameters, then the elements of a channel that

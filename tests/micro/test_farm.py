@@ -28,6 +28,7 @@ from microddsp.errors import (
     DeviceTimeoutError,
     ServerLostError,
 )
+from microddsp.micro.aot.kernel import Kernel, Parameter
 from microddsp.micro.boards import find_board
 from microddsp.micro.farm import (
     parse_tracker,
@@ -39,7 +40,12 @@ from microddsp.micro.package.model import CompiledModel
 from microddsp.micro.platforms import build_project, create_project
 from microddsp.micro.rpc.link import Link
 from microddsp.micro.session import BoardSession, open_board
+from microddsp.micro.targets import find_target
 from microddsp.signature import OutputStructure
+from microddsp.tuning.measure import Values
+from microddsp.tuning.objects import build_all
+from microddsp.tuning.remote import Boards
+from microddsp.tuning.task import Candidate
 from tests.micro.noisy_line import NoisyLine
 
 pytestmark = pytest.mark.qemu
@@ -509,3 +515,43 @@ def test_a_tracker_that_ends_is_told_to_who_waits_and_sessions_go_on(
             waiting.result(20)
     assert board.run(ONES)[0, -1] == 8.0
     other.close()
+
+
+def test_candidates_of_a_lost_server_are_measured_on_another(farm: Farm, tmp_path: Path) -> None:
+    process = farm.start(
+        *("serve", "--tracker", farm.tracker, "--board", BOARD, "--count", "2", "--key", "tune"),
+        until=2,
+    )
+    parameters = (Parameter("x", "float32", 8, False), Parameter("y", "float32", 8, True))
+
+    def doubled(more: str = "", times: int = 1) -> Candidate:
+        loop = f"    for (int32_t i = 0; i < {8 * times}; ++i) {{\n"
+        body = f"{loop}        y[i % 8] = x[i % 8] * 2.0f;\n    }}\n{more}"
+        return Candidate((Kernel("twice", parameters, (), body, (), (), "restrict", None),))
+
+    candidates = [doubled(times=n) for n in range(1, 9)]
+    candidates[3] = doubled("    y[2] += 1.0f;\n")
+    target = find_target("cortex-m4f")
+    built = build_all([(c, tmp_path / str(i)) for i, c in enumerate(candidates)], target)
+    signal = np.arange(8, dtype="float32")
+    values = Values.of(candidates[0], [(signal, np.zeros(8)), (-signal, np.zeros(8))])
+    told: list[str] = []
+    boards = Boards(
+        find_board(BOARD),
+        values,
+        address=f"rpc://{farm.tracker}/tune?board={BOARD}",
+        boards_at_once=2,
+        timeout_s=5.0,
+        say=told.append,
+    )
+    with ThreadPoolExecutor(1) as pool:
+        measuring = pool.submit(boards.measure, list(zip(candidates, built, strict=True)))
+        busy = [s for s in farm.servers(process) if soon(lambda s=s: bool(s.children(True)))]
+        busy[0].kill()
+        outcomes = measuring.result(60)
+    assert told  # a server was lost, and what it had was measured elsewhere
+    assert [bool(o.reason) for o in outcomes] == [i == 3 for i in range(8)]
+    assert outcomes[3].reason.startswith("wrong: y is off by")
+    counts = [o.figures["instructions"] for o in outcomes if not o.reason]
+    assert counts == sorted(counts)
+    assert counts[0] < counts[-1]

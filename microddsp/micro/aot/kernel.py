@@ -19,6 +19,7 @@ from microddsp.micro.aot.rewrites import (
     rewrite_for_c,
     uncover,
 )
+from microddsp.relax_ops.choices import KEY
 from microddsp.relax_ops.copy import copied
 from microddsp.schedules.lowering import plain_loops
 from microddsp.signature import KERNEL_TYPES
@@ -39,7 +40,8 @@ class Kernel:
     """One kernel in C. `inplace` pairs (output, input) may be the same memory; `shared` are the
     parameters that lie in memory of others in some call: the compiler must know. An output of
     `grown` must hold its input when the kernel starts. `lowered` is what a code generator takes,
-    `accesses` None where they are not clear.
+    `accesses` None where they are not clear. `key` is what it is known by if its choices were asked
+    for.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Kernel:
     lowered: tirx.PrimFunc
     accesses: Accesses | None = None
     shared: frozenset[int] = frozenset()
+    key: str = ""
 
     @property
     def text(self) -> str:
@@ -133,8 +136,9 @@ def generate(
     accesses = accesses_of(mod[name].body, pointers, counts)
     unread = [parameters[into].name for _, into in grown]
     body = _polish("".join(f"  (void){parameter};\n" for parameter in unread) + body)
+    key = str((func.attrs or {}).get(KEY, ""))
     return Kernel(
-        name, parameters, temporaries, body, inplace, grown, restrict, mod[name], accesses
+        name, parameters, temporaries, body, inplace, grown, restrict, mod[name], accesses, key=key
     )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import tvm
-from tvm import relax
+from tvm import relax, tirx
 
 from microddsp.errors import CompileError
 from microddsp.micro.aot.arena import ALIGN, Buffer, Plan, Planner, plan_arena, plan_with
@@ -15,6 +15,7 @@ from microddsp.micro.aot.calls import Call, Place
 from microddsp.micro.aot.kernel import Kernel, generate, pairs_of
 from microddsp.micro.aot.lives import lives
 from microddsp.micro.aot.narrow import Stored, stored
+from microddsp.relax_ops.choices import KEY, answering, choose, session
 from microddsp.schedules.graph import operands, operator_name
 from microddsp.schedules.pipeline import VIEWS
 from microddsp.signature import C_TYPES, KERNEL_TYPES
@@ -200,25 +201,21 @@ class _Builder:
         self, func_name: str, arguments: Sequence[relax.Expr]
     ) -> tuple[Kernel, dict[int, Stored]]:
         """The kernel of a function, and its arguments that are stored in fewer bits."""
-        tables: dict[int, Stored] = {}
-        for i, argument in enumerate(arguments if self.narrow else ()):
-            if isinstance(argument, tvm.ir.GenericConst):
-                found = stored(argument.value.numpy())
-                if found is not None:
-                    tables[i] = found
+        known = {
+            i: argument.value.numpy()
+            for i, argument in enumerate(arguments)
+            if isinstance(argument, tvm.ir.GenericConst)
+        }
+        tables = narrowed(known) if self.narrow else {}
         key = (func_name, *((i, str(t.values.dtype), t.scale) for i, t in tables.items()))
         if key not in self.kernels:
-            self.kernels[key] = generate(
-                self.mod[func_name],
-                self._kernel_name(func_name),
-                fma=self.fma,
-                restrict=f"{self.name.upper()}_RESTRICT",
-                tables=tables,
+            name = self._kernel_name(func_name)
+            restrict = f"{self.name.upper()}_RESTRICT"
+            self.kernels[key] = code_of(
+                self.mod[func_name], name, fma=self.fma, restrict=restrict, tables=tables
             )
             self.program.kernels.append(self.kernels[key])
-        kernel = self.kernels[key]
-        as_stored = {i: t for i, t in tables.items() if kernel.parameters[i].dtype != "float32"}
-        return kernel, as_stored
+        return self.kernels[key], as_stored(self.kernels[key], tables)
 
     def _kernel_name(self, func_name: str) -> str:
         """What it computes, short enough to read, numbered so that it is unique."""
@@ -302,6 +299,48 @@ def build_program(
     if not doubles and not used <= C_TYPES.keys():
         raise _no_type(min(used - C_TYPES.keys()))
     return program
+
+
+def narrowed(constants: Mapping[int, np.ndarray]) -> dict[int, Stored]:
+    """Which constants, by their places among the arguments, can be stored in fewer bits."""
+    found = {i: stored(values) for i, values in constants.items()}
+    return {i: table for i, table in found.items() if table is not None}
+
+
+def as_stored(kernel: Kernel, tables: Mapping[int, Stored]) -> dict[int, Stored]:
+    """Those that the kernel really reads so."""
+    return {i: t for i, t in tables.items() if kernel.parameters[i].dtype != "float32"}
+
+
+def code_of(
+    func: tirx.PrimFunc,
+    name: str,
+    *,
+    fma: bool,
+    restrict: str,
+    tables: Mapping[int, Stored],
+) -> Kernel:
+    """The kernel of a function, with the choices that its key stands for."""
+    active, key = session(), (func.attrs or {}).get(KEY)
+    if active is None or key is None:
+        return with_choices(func, name, fma=fma, restrict=restrict, tables=tables)
+    with answering(active.of(str(key))):
+        return with_choices(func, name, fma=fma, restrict=restrict, tables=tables)
+
+
+def with_choices(
+    func: tirx.PrimFunc,
+    name: str,
+    *,
+    fma: bool,
+    restrict: str,
+    tables: Mapping[int, Stored],
+) -> Kernel:
+    """The kernel of a function; asks whether products and sums are fused if there are any."""
+    kernel = generate(func, name, fma=fma, restrict=restrict, tables=tables)
+    if "fmaf(" in kernel.body and choose("fma", ("yes", "no"), "yes") == "no":
+        return generate(func, name, fma=False, restrict=restrict, tables=tables)
+    return kernel
 
 
 def _sharing(call: Call, plan: Plan) -> set[int]:

@@ -47,16 +47,23 @@ def render(
     signature: Signature,
     states: Sequence[StateMember],
     *,
-    kernels_apart: bool = False,
+    codes: Mapping[str, str] | None = None,
     memory: MemoryOptions | None = None,
     setters: Sequence[Setter] = (),
     designs: Sequence[DesignProgram] = (),
 ) -> dict[str, str]:
     """`{"name.h": ..., "name.c": ...}`; the same model always gives the same bytes.
 
-    `kernels_apart`: the kernels are in an object file, and in the C only if a macro asks for them.
+    Kernels of which `codes` says something else than "c" are in an object file, and in the C only
+    if a macro asks for them.
     """
     name = signature.name
+    apart = [k for k in program.kernels if (codes or {}).get(k.name, "c") != "c"]
+    inside = [k for k in program.kernels if k not in apart]
+    seldom = [k.text for design in designs for k in design.program.kernels]
+    texts = [k.text for k in program.kernels] + seldom
+    first = helpers([k.text for k in inside] + seldom, name)
+    more = [f for f in helpers(texts, name) if f not in first]
     values: dict[str, Any] = {
         "name": name,
         "NAME": name.upper(),
@@ -75,11 +82,14 @@ def render(
             for constants in (program.constants, *(d.program.constants for d in designs))
             for place, value in constants
         ],
-        **_helpers(program, designs, name, kernels_apart),
-        "kernels": [own_names(k.text, name) for k in program.kernels],
+        "helpers": first,
+        "booleans": any(re.search(r"\bbool\b", text) for text in texts),
+        "kernels": [own_names(k.text, name) for k in inside],
+        "more_helpers": more,
+        "kernels_apart": [own_names(k.text, name) for k in apart],
         "sections": dict((memory or MemoryOptions()).sections),
         "constant_align": (memory or MemoryOptions()).constant_align,
-        "declarations": [k.declaration for k in program.kernels] if kernels_apart else [],
+        "declarations": [k.declaration for k in apart],
         "process_arguments": _process_arguments(signature),
         "process_values": ", ".join(_process_values(signature)),
         "null_checks": " || ".join(f"({p} == NULL)" for p in _pointers(signature)),
@@ -244,22 +254,6 @@ def _check(
                 for i in chosen
             ]
     return {"check_terms": terms, "check_loops": loops}
-
-
-def _helpers(
-    program: Program, designs: Sequence[DesignProgram], name: str, kernels_apart: bool
-) -> dict[str, Any]:
-    """Functions that kernels call. Those of designs stay where the kernels are an object."""
-    own = [k.text for k in program.kernels]
-    seldom = [k.text for design in designs for k in design.program.kernels]
-    booleans = any(re.search(r"\bbool\b", text) for text in (*own, *seldom))
-    apart = helpers(seldom, name) if kernels_apart else []
-    together = helpers(own if kernels_apart else own + seldom, name)
-    return {
-        "helpers": [text for text in together if text not in apart],
-        "design_helpers": apart,
-        "booleans": booleans,
-    }
 
 
 def _setter(setter: Setter) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,28 +45,46 @@ class Cycles:
     high: int
 
 
-def model_cycles(image: Path, blocks: list[Block], objdump: str) -> Cycles:
+class Listing:
+    """The instructions of a program."""
+
+    def __init__(self, image: Path, objdump: str) -> None:
+        text = subprocess.run(
+            [objdump, "-d", "--no-show-raw-insn", str(image)],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        self._code = {
+            int(found[1], 16): (found[2].split(".")[0], found[3].strip())
+            for found in map(_LINE.match, text.splitlines())
+            if found
+        }
+        self._addresses = sorted(self._code)
+        self._place = {address: i for i, address in enumerate(self._addresses)}
+
+    def cycles(self, blocks: Sequence[Block]) -> Cycles:
+        """Modelled cycles of what ran."""
+        fallen: dict[int, int] = {}
+        for block in blocks:
+            behind = self._place[block.start] + block.instructions
+            fallen[behind] = fallen.get(behind, 0) + block.fell_through
+        sums = [0, 0]
+        for block in blocks:
+            first = self._place[block.start]
+            run = [self._code[a] for a in self._addresses[first : first + block.instructions]]
+            for high in (False, True):
+                sums[high] += _block_cycles(run, block, high)
+            if fallen.get(first) and first:
+                before = self._code[self._addresses[first - 1]]
+                for high in (False, True):
+                    sums[high] += fallen[first] * _joined(before, run[0], high)
+        return Cycles(*sums)
+
+
+def model_cycles(image: Path, blocks: Sequence[Block], objdump: str) -> Cycles:
     """Modelled cycles of what ran."""
-    listing = subprocess.run(
-        [objdump, "-d", "--no-show-raw-insn", str(image)],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    code = {
-        int(found[1], 16): (found[2].split(".")[0], found[3].strip())
-        for found in map(_LINE.match, listing.splitlines())
-        if found
-    }
-    addresses = sorted(code)
-    place = {address: i for i, address in enumerate(addresses)}
-    sums = [0, 0]
-    for block in blocks:
-        first = place[block.start]
-        run = [code[a] for a in addresses[first : first + block.instructions]]
-        for high in (False, True):
-            sums[high] += _block_cycles(run, block, high)
-    return Cycles(*sums)
+    return Listing(image, objdump).cycles(blocks)
 
 
 def _block_cycles(run: list[tuple[str, str]], block: Block, high: bool) -> int:
@@ -82,6 +101,13 @@ def _block_cycles(run: list[tuple[str, str]], block: Block, high: bool) -> int:
     elif "pc" in operands and name.startswith(("pop", "ldm", "ldr", "tb")):
         cycles += block.runs * (1 + high)
     return cycles
+
+
+def _joined(before: tuple[str, str], first: tuple[str, str], high: bool) -> int:
+    """Cycles more (or fewer) where a block is entered from the one before it: the emulator ends
+    blocks in the middle of straight code too."""
+    saved = _cost(*first, before, high) - _cost(*first, _NOTHING, high)
+    return saved + _stall(*before, first)
 
 
 def _cost(name: str, operands: str, before: tuple[str, str], high: bool) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from microddsp.micro.boards import Board
 from microddsp.micro.rpc.start import qemu_command
 
 _PLUGIN = Path(__file__).parent / "plugin.c"
+OVER_LIMIT = 9  # the plugin's STATUS_LIMIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +29,24 @@ class Block:
     fell_through: int
 
 
-def run_counted(board: Board, image: Path, plugin: Path) -> list[Block]:
-    """Run a firmware; the blocks executed between its two markers.
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What an emulator said: blocks executed between the two markers, each time that the second one
+    was reached, its exit status (None: it was ended after its time) and its last words."""
+
+    sections: list[list[Block]]
+    status: int | None
+    words: str
+
+
+def run_sections(
+    board: Board, image: Path, plugin: Path, *, limit: int = 0, timeout_s: float = 300.0
+) -> Counted:
+    """Run a firmware to its end, however it ends. More than `limit` instructions between two
+    markers (0: any number) end it too, with status `OVER_LIMIT`.
 
     Raises:
-        BoardError: The emulator knows no plugins, or the firmware stopped with an error.
+        BoardError: The emulator knows no plugins.
     """
     with image.open("rb") as file:
         symbols = ELFFile(file).get_section_by_name(".symtab")
@@ -43,21 +58,65 @@ def run_counted(board: Board, image: Path, plugin: Path) -> list[Block]:
     counts.unlink(missing_ok=True)
     plugin_path = str(plugin).replace(",", ",,")  # how QEMU wants a comma in a value
     options = f"{plugin_path},begin={begin:#x},end={end:#x},out={counts.name}"
-    done = subprocess.run(
-        [*qemu_command(board, image), "-plugin", options],
-        cwd=image.parent,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    if done.returncode != 0 or not counts.is_file():
+    options += f",limit={limit}" if limit else ""
+    status, words = _run([*qemu_command(board, image), "-plugin", options], image.parent, timeout_s)
+    if not counts.is_file():
+        raise BoardError(f"the emulator counts nothing: {words}", where=board.name)
+    return Counted(_sections(counts.read_text()), status, words)
+
+
+def _run(command: list[str], folder: Path, timeout_s: float) -> tuple[int | None, str]:
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return None, ""
+    return done.returncode, done.stderr.strip()[-500:]
+
+
+def run_counted(board: Board, image: Path, plugin: Path) -> list[Block]:
+    """Run a firmware; the blocks executed between its two markers.
+
+    Raises:
+        BoardError: The emulator knows no plugins, or the firmware stopped with an error.
+    """
+    done = run_sections(board, image, plugin)
+    if done.status != 0:
         raise BoardError(
-            f"{image} ended with status {done.returncode}: {done.stderr.strip()[-500:]}",
+            f"{image} ended with status {done.status}: {done.words}",
             where=board.name,
         )
-    return [_block(line) for line in counts.read_text().splitlines()]
+    return merged(done.sections)
+
+
+def merged(sections: Sequence[Sequence[Block]]) -> list[Block]:
+    """All sections as one."""
+    sums: dict[tuple[int, int], list[int]] = {}
+    for section in sections:
+        for block in section:
+            runs = sums.setdefault((block.start, block.instructions), [0, 0])
+            runs[0] += block.runs
+            runs[1] += block.fell_through
+    return [Block(*place, *runs) for place, runs in sums.items()]
+
+
+def _sections(text: str) -> list[list[Block]]:
+    """Of complete lines: the last one may be cut off where the emulator was."""
+    sections: list[list[Block]] = []
+    for line in text.splitlines():
+        if line == "section":
+            sections.append([])
+        elif len(line.split()) == 4:
+            sections[-1].append(_block(line))
+    return sections
 
 
 def _block(line: str) -> Block:

@@ -25,6 +25,24 @@ if TYPE_CHECKING:
     from microddsp.micro.cycles.load import Load
 
 
+@dataclass(frozen=True, slots=True)
+class TunedKernel:
+    """A kernel that was made as a tuning record says: what that measured (in `metric`), and what
+    the usual kernel did, if it was measured too."""
+
+    kernel: str
+    key: str
+    metric: str
+    value: float
+    usual: float | None
+    choices: dict[str, object]
+
+    @property
+    def gain(self) -> float | None:
+        """The share that was saved."""
+        return None if not self.usual else 1.0 - self.value / self.usual
+
+
 @dataclass(slots=True)
 class CompiledModel:
     """What `microddsp.compile` and `microddsp.load` return.
@@ -35,7 +53,8 @@ class CompiledModel:
     their bytes: the kernels, unless they are in the C. `relax` is the graph before all passes as
     text. `kernels` lists `(name, bytes of scratch, bytes in and out)`; `parameters` are the
     constants, `constant_bytes` of them, as `tvm.runtime.save_param_dict` gives them. `outline`
-    tells the pipeline's units and what became of them; older archives have none.
+    tells the pipeline's units and what became of them; older archives have none. `tuned` are the
+    kernels that follow a tuning record; an archive does not hold them.
     """
 
     name: str
@@ -50,6 +69,7 @@ class CompiledModel:
     constant_bytes: int = 0
     parameters: bytes = field(default=b"", repr=False)
     outline: Outline | None = None
+    tuned: tuple[TunedKernel, ...] = field(default=(), compare=False)
     _library: HostLibrary | None = field(default=None, repr=False, compare=False)
     _memory: MemoryReport | None = field(default=None, repr=False, compare=False)
     _load: Load | None = field(default=None, repr=False, compare=False)
