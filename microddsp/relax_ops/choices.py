@@ -108,6 +108,11 @@ def choose(name: str, values: Sequence[Value], default: Value) -> Any:
     return answers.answer(Choice(name, known, default))
 
 
+def asking() -> bool:
+    """Whether answers may be others than defaults: else a space need not be found out."""
+    return _ANSWERS.get() is not None
+
+
 @contextmanager
 def answering(answers: Answers) -> Iterator[Answers]:
     """`choose` answers from there."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
 from scipy.signal import sosfilt
 
-from microddsp.errors import CompileError
 from microddsp.relax_ops.expression import Expr, Step, constant, is_constant, trace
 from microddsp.relax_ops.reference import run
 from microddsp.relax_ops.sos import step as transposed_step
@@ -58,6 +59,7 @@ def _ratios(b: Sequence[Expr]) -> tuple[float, float] | None:
     return (first, second) if first in _PLAIN and second in _PLAIN else None
 
 
+_LOG = logging.getLogger(__name__)
 FORMS = ("transposed", "direct", "svf")
 USUAL_FORMS = {"dsp.sos": "transposed", "dsp.svf": "svf"}
 # What `dsp` promises of a filter: relative to its largest output, or twice the error of the usual
@@ -66,28 +68,37 @@ TOLERATED = 1e-5
 _TRIED_SAMPLES = 2048
 
 
-def in_form(kind: str, params: Sequence[Expr], form: str) -> tuple[Step, list[Expr]]:
-    """The step of a cascade, "sos" or "svf" with known coefficients, in another form, and its
-    coefficients there. Its states are others then, which are zero together.
+def precise_forms(kind: str, params: Sequence[Expr]) -> list[str]:
+    """The forms that a cascade of known coefficients, "dsp.sos" or "dsp.svf", can have: the usual
+    one first, then those whose error in float32 stays within the bound."""
+    return list(_precise(kind, tuple(p.value for p in params)))
 
-    Raises:
-        CompileError: The form is too imprecise for this filter, in float32.
-    """
-    given = np.array([p.value for p in params])
-    usual = "svf" if kind == "svf" else "transposed"
-    sections = from_svf(given.reshape(-1, 6)) if kind == "svf" else given.reshape(-1, 5)
-    wanted = _coefficients(sections, form)
+
+@lru_cache(maxsize=64)
+def _precise(kind: str, values: tuple[float, ...]) -> tuple[str, ...]:
+    usual, sections = USUAL_FORMS[kind], _sections(kind, values)
     x = np.random.default_rng(0).uniform(0.0, 1.0, _TRIED_SAMPLES)
     exact = sosfilt(_with_a0(sections), x)
-    own = given.reshape(len(sections), -1)
-    errors = [_error(f, c, x, exact) for f, c in ((form, wanted), (usual, own))]
-    if not errors[0] <= max(TOLERATED, 2.0 * errors[1]):
-        raise CompileError(
-            f"the {form} form of a filter is off by {100 * errors[0]:.2g} % in float32, "
-            f"the usual one by {100 * errors[1]:.2g} %"
-        )
+    bound = max(TOLERATED, 2.0 * _error(usual, np.array(values), x, exact))
+    others = [form for form in FORMS if form != usual]
+    errors = [_error(form, _coefficients(sections, form), x, exact) for form in others]
+    for form, error in zip(others, errors, strict=True):
+        _LOG.debug("the %s form of a filter is off by %.2g, the bound is %.2g", form, error, bound)
+    return (usual, *(f for f, error in zip(others, errors, strict=True) if error <= bound))
+
+
+def in_form(kind: str, params: Sequence[Expr], form: str) -> tuple[Step, list[Expr]]:
+    """The step of such a cascade in another form, and its coefficients there. Its states are others
+    then, which are zero together."""
+    wanted = _coefficients(_sections(kind, tuple(p.value for p in params)), form)
     values = [constant(float(v)) for v in wanted.astype("float32").ravel()]
     return _STEPS[form](len(values)), values
+
+
+def _sections(kind: str, values: Sequence[float]) -> np.ndarray:
+    """b0 b1 b2 a1 a2 in float64."""
+    given = np.array(values)
+    return from_svf(given.reshape(-1, 6)) if kind == "dsp.svf" else given.reshape(-1, 5)
 
 
 def _coefficients(sections: np.ndarray, form: str) -> np.ndarray:

@@ -11,14 +11,14 @@ from tvm import relax
 from tvm.ir import IRModule
 from tvm.ir.transform import PassContext
 
-from microddsp.relax_ops.choices import Made, choose, made
+from microddsp.relax_ops.choices import Made, asking, choose, made
 from microddsp.relax_ops.expression import Expr, binary, is_constant, select, unary
 from microddsp.relax_ops.recurrence import NAME as RECURRENCE
 from microddsp.relax_ops.recurrence import operator as recurrence_of
 from microddsp.relax_ops.sample_operator import SAMPLE_OPERATORS
 from microddsp.relax_ops.scalar_rules import clipped, is_truth, number
 from microddsp.relax_ops.swept_delay import NAME as SWEPT_DELAY
-from microddsp.schedules.filter_form import FORMS, USUAL_FORMS, in_form, split_gain
+from microddsp.schedules.filter_form import USUAL_FORMS, in_form, precise_forms, split_gain
 from microddsp.schedules.graph import (
     builder_without_main,
     operands,
@@ -325,12 +325,12 @@ def _make_loop(
             params = parameters(coefficients, operator.parameter_rank)
             step, usual = operator.step(len(params)), USUAL_FORMS.get(kind, "")
             form = usual
-            if b.var in free and all(is_constant(p) for p in params):
+            if asking() and b.var in free and all(is_constant(p) for p in params):
                 forms += 1
                 name = "form" if forms == 1 else f"form {forms}"
-                form = choose(name, [f for f in FORMS if f != usual], usual)
+                form = choose(name, precise_forms(kind, params), usual)
             if form != usual:
-                step, params = in_form(kind.removeprefix("dsp."), params, form)
+                step, params = in_form(kind, params, form)
             if form == "transposed":
                 step = split_gain(step, params)
             if operator.joint:

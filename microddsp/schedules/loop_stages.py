@@ -7,6 +7,7 @@ is kept in memory for the block. A counter that has a loop of its own can scan i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from microddsp.relax_ops.expression import Expr, in_order, leaf, substitute
 from microddsp.relax_ops.scalar_rules import is_truth
@@ -80,7 +81,7 @@ class _Cut:
         made = iter(substitute(roots, known))
         for state in states:
             state.following = [next(made) for _ in state.following]
-        stores = [Store(next(made), s.target, s.every, s.row) for s in stores]
+        stores = [replace(s, signal=next(made)) for s in stores]
         machines = [m.hearing([next(made) for _ in m.heard]) for m in machines]
         used = [expr for state in states for expr in state.following]
         used += [s.signal for s in stores] + [e for m in machines for e in m.heard]

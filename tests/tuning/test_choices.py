@@ -18,7 +18,6 @@ from tvm.s_tir import Schedule
 import microddsp
 from microddsp import dsp
 from microddsp.compiler import build, package_of
-from microddsp.errors import CompileError
 from microddsp.micro.aot.helpers import own_names
 from microddsp.micro.package.model import CompiledModel
 from microddsp.relax_ops.choices import Session
@@ -111,9 +110,6 @@ def turn(tasks: list[Task], number: int) -> Session:
         t.key: {c.name: c.values[(number + i) % len(c.values)] for i, c in enumerate(t.choices)}
         for t in tasks
     }
-    # forms have a bound of their own, see below
-    for choices in picked.values():
-        choices.pop("form", None)
     return Session(salt_of("cortex-m4f"), picked.get, lambda key, function: None)
 
 
@@ -147,7 +143,7 @@ def test_all_values_give_the_same_numbers(
     found = compiled(pipeline, turn(tasks, number)).run(x)
     assert int(expected["count"].max()) >= 2
     for name, y in expected.items():
-        np.testing.assert_allclose(found[name], y, rtol=0, atol=2e-6 * float(y.abs().max()))
+        np.testing.assert_allclose(found[name], y, rtol=0, atol=1e-5 * float(y.abs().max()))
 
 
 @pytest.mark.parametrize(("loops", "counter"), [(3, "dense"), (1, "scan"), (2, "scan")])
@@ -176,11 +172,15 @@ def test_forms_of_a_filter_agree_and_need_no_comparison_of_states() -> None:
     assert 0 < error <= 1e-5
 
 
-def test_a_form_that_is_too_imprecise_is_refused() -> None:
-    (task,) = tuning_tasks(dsp.Lowpass(5.0, order=2, sample_rate_hz=RATE), torch.zeros(1, BLOCK))
-    assert task.default.choices["form"] == "svf"
-    with pytest.raises(CompileError, match=r"direct form of a filter is off by 0\.\d+ %"):
-        task.candidate(noted(task, form="direct"))
+def test_a_form_that_is_too_imprecise_is_not_offered() -> None:
+    def forms(filtered: torch.nn.Module) -> list[object]:
+        (task,) = tuning_tasks(filtered, torch.zeros(1, BLOCK))
+        return [v for choice in task.choices if choice.name == "form" for v in choice.values]
+
+    # direct forms of the lower one are off by 0.4 %
+    assert forms(dsp.Lowpass(5.0, order=2, sample_rate_hz=RATE)) == []
+    both = forms(dsp.Lowpass(1500.0, order=2, sample_rate_hz=RATE))
+    assert both == ["transposed", "direct", "svf"]
 
 
 def noted(task: Task, **choices: object) -> Schedule:
