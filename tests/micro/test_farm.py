@@ -532,8 +532,9 @@ def test_candidates_of_a_lost_server_are_measured_on_another(farm: Farm, tmp_pat
     )
     with ThreadPoolExecutor(1) as pool:
         measuring = pool.submit(boards.measure, list(zip(candidates, built, strict=True)))
-        busy = [s for s in farm.servers(process) if soon(lambda s=s: bool(s.children(True)))]
-        busy[0].kill()
+        servers = psutil.Process(process.pid).children()
+        assert soon(lambda: any(s.children(recursive=True) for s in servers))
+        used(process).kill()
         outcomes = measuring.result(60)
     assert told  # a server was lost, and what it had was measured elsewhere
     assert [bool(o.reason) for o in outcomes] == [i == 3 for i in range(8)]
