@@ -69,12 +69,17 @@ def tune_command(
     narrow: Annotated[
         bool, typer.Option("--narrow", help="Store rounded constants in 8 or 16 bits.")
     ] = False,
+    emit: Annotated[
+        str,
+        typer.Option(help="What may be delivered: c, obj or any; object code has more choices."),
+    ] = "c",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Measure candidates for the kernels of a model; every trial is kept at once."""
     reference = parse_reference(model)
     shapes = parse_shapes(input_shape or ())
     check_choice(metric, METRICS)
+    check_choice(emit, ("c", "obj", "any"))
 
     from microddsp.tuning.session import tune
     from microddsp.tuning.task import tuning_tasks
@@ -82,7 +87,7 @@ def tune_command(
     module, carried = load_module(reference)
     inputs = carried if carried and not shapes else example_blocks(module, shapes, channels, block)
     if tasks == "list":
-        _list(tuning_tasks(module, inputs, target=target, narrow=narrow), as_json)
+        _list(tuning_tasks(module, inputs, target=target, narrow=narrow, emit=emit), as_json)
         return
     with _Bar(quiet=as_json) as bar:
         result = tune(
@@ -102,6 +107,7 @@ def tune_command(
             key=key,
             progress=bar.show,
             narrow=narrow,
+            emit=emit,
         )
     if as_json:
         show_json(result.to_json())

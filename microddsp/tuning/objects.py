@@ -18,7 +18,14 @@ from microddsp.errors import BoardError, MicroddspError
 from microddsp.micro.package.objects import compile_c
 from microddsp.micro.targets import Target
 from microddsp.micro.tools import find_tool
-from microddsp.tuning.source import arena_of, digest_of, kernel_symbols, source_of
+from microddsp.tuning.source import (
+    arena_of,
+    digest_of,
+    is_apart,
+    kernel_symbols,
+    kernels_of,
+    source_of,
+)
 
 if TYPE_CHECKING:
     from microddsp.tuning.task import Candidate
@@ -96,10 +103,13 @@ def _prepare(candidate: Candidate, folder: Path, target: Target) -> str:
 
 def _compile(candidate: Candidate, folder: Path, target: Target) -> Built:
     symbol = f"candidate_{digest_of(candidate)}"
-    apart = candidate.emit == "obj"
+    apart = is_apart(candidate)
     output = folder / ("caller.o" if apart else OBJECT)
-    flags = ["-c", "-w", f"-Dcandidate={symbol}", *(() if apart else candidate.flags)]
-    compile_c(target, [folder / "candidate.c"], output, flags)
+    compile_c(target, [folder / "candidate.c"], output, ["-c", "-w", f"-Dcandidate={symbol}"])
+    if apart and candidate.emit == "c":
+        (folder / "kernels.c").write_text(kernels_of(candidate))
+        flags = ["-c", "-w", *candidate.flags]
+        compile_c(target, [folder / "kernels.c"], folder / "kernels.o", flags)
     if apart:
         _join(candidate, folder, target, symbol)
     built = Built(folder, symbol, arena_of(candidate).nbytes, bytes_loaded(folder / OBJECT))

@@ -29,7 +29,7 @@ def run_here(candidate: Candidate, signals: Sequence[np.ndarray]) -> list[np.nda
     contents = filled(candidate, signals)
     with tempfile.TemporaryDirectory(prefix="microddsp-") as folder:
         source = Path(folder) / "candidate.c"
-        source.write_text(source_of(replace(candidate, emit="c")))
+        source.write_text(source_of(replace(candidate, emit="c", flags=())))
         library = ctypes.CDLL(
             str(compile_c(TARGETS["host"], [source], source.with_suffix(".so"), _SHARED, ["-lm"]))
         )

@@ -159,15 +159,9 @@ class Boards:
             except CompileError as error:
                 outcomes[i] = Outcome(reason=error.message)
         left = [i for i in range(len(jobs)) if i not in outcomes]
-        size = max(1, min(self._most_at_once(jobs), -(-len(left) // self.boards_at_once)))
-        parts = [left[at : at + size] for at in range(0, len(left), size)]
-
-        def measure(part: list[int]) -> dict[int, Outcome]:
-            return self._measure(jobs, part)
-
-        with ThreadPoolExecutor(self.boards_at_once) as pool:
-            for found in pool.map(measure, parts):
-                outcomes |= found
+        most = self._most_at_once(jobs)
+        for at in range(0, len(left), most):
+            outcomes |= self._measure_image(jobs, left[at : at + most])
         return [outcomes[i] for i in range(len(jobs))]
 
     def close(self) -> None:
@@ -179,29 +173,40 @@ class Boards:
         memory = self.board.ram.kbytes * 1024 if self.board.ram else 1 << 18
         return max(1, memory // 2 // (3 * arena))
 
-    def _measure(self, jobs: Sequence[Job], part: Sequence[int]) -> dict[int, Outcome]:
+    def _measure_image(self, jobs: Sequence[Job], chosen: Sequence[int]) -> dict[int, Outcome]:
+        """One firmware with these candidates, for all boards: each measures a part of them."""
+        models = [model_of(jobs[i], f"trial{i}", self.target) for i in chosen]
         outcomes: dict[int, Outcome] = {}
-        lost = 0
-        models = [model_of(jobs[i], f"trial{i}", self.target) for i in part]
         with tempfile.TemporaryDirectory(prefix="microddsp-") as folder:
             create_project(folder, models, self.board)
             build_project(folder)
             project = read_project(folder)
             if self.farm is None:
                 self._flash(folder)
-            while len(outcomes) < len(part):
-                try:
-                    with self._open(project) as session:
-                        for i in part:
-                            if i not in outcomes:
-                                outcomes[i] = self._one(session, jobs[i], f"trial{i}")
-                                if outcomes[i].reason:
-                                    break  # memory may be spoilt: the others get a fresh start
-                except ServerLostError as error:
-                    lost += 1
-                    self.say(f"{error.message}; its candidates are measured elsewhere")
-                    if lost > _MOST_LOST:
-                        raise
+            parts = [chosen[i :: self.boards_at_once] for i in range(self.boards_at_once)]
+            with ThreadPoolExecutor(self.boards_at_once) as pool:
+                for found in pool.map(lambda part: self._measure(project, jobs, part), parts):
+                    outcomes |= found
+        return outcomes
+
+    def _measure(
+        self, project: Project, jobs: Sequence[Job], part: Sequence[int]
+    ) -> dict[int, Outcome]:
+        outcomes: dict[int, Outcome] = {}
+        lost = 0
+        while len(outcomes) < len(part):
+            try:
+                with self._open(project) as session:
+                    for i in part:
+                        if i not in outcomes:
+                            outcomes[i] = self._one(session, jobs[i], f"trial{i}")
+                            if outcomes[i].reason:
+                                break  # memory may be spoilt: the others get a fresh start
+            except ServerLostError as error:
+                lost += 1
+                self.say(f"{error.message}; its candidates are measured elsewhere")
+                if lost > _MOST_LOST:
+                    raise
         return outcomes
 
     def _open(self, project: Project) -> BoardSession:

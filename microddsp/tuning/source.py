@@ -92,19 +92,40 @@ def filled(candidate: Candidate, signals: Sequence[np.ndarray], nbytes: int = 0)
     return contents
 
 
+def is_apart(candidate: Candidate) -> bool:
+    """Whether its kernels are object code: nothing of the caller's is seen there."""
+    return candidate.emit == "obj" or bool(candidate.flags)
+
+
 def source_of(candidate: Candidate) -> str:
     """C of `void candidate(unsigned char *arena)`; the same for kernels that differ in their names
-    alone. The kernels of object code stand in it behind CANDIDATE_IN_C."""
-    renamed = [_renamed(kernel, candidate.kernels) for kernel in candidate.kernels]
-    texts = [text for text, _ in renamed]
+    alone. Kernels that are object code are functions of another file unless CANDIDATE_IN_C."""
+    apart = is_apart(candidate)
     parts = [_HEADERS, *map(_table, candidate.constants.items())]
-    apart = candidate.emit == "obj"
     if apart:
-        parts += ["#if !defined(CANDIDATE_IN_C)", *(f"{d};" for _, d in renamed), "#else"]
-    parts += [*helpers(texts, "candidate"), *(own_names(text, "candidate") for text in texts)]
+        declarations = [f"{d};" for _, d in _all_renamed(candidate)]
+        parts += ["#if !defined(CANDIDATE_IN_C)", *declarations, "#else"]
+    parts += _kernels(candidate)
     if apart:
         parts.append("#endif")
     return "\n".join([*parts, _entry(candidate)])
+
+
+def kernels_of(candidate: Candidate) -> str:
+    """C of the kernels alone, for others to call."""
+    texts = [
+        text.replace("static void candidate_k", "void candidate_k") for text in _kernels(candidate)
+    ]
+    return "\n".join([_HEADERS, *texts])
+
+
+def _kernels(candidate: Candidate) -> list[str]:
+    texts = [text for text, _ in _all_renamed(candidate)]
+    return [*helpers(texts, "candidate"), *(own_names(text, "candidate") for text in texts)]
+
+
+def _all_renamed(candidate: Candidate) -> list[tuple[str, str]]:
+    return [_renamed(kernel, candidate.kernels) for kernel in candidate.kernels]
 
 
 def digest_of(candidate: Candidate) -> str:

@@ -517,11 +517,9 @@ def test_a_tracker_that_ends_is_told_to_who_waits_and_sessions_go_on(
     other.close()
 
 
-def test_candidates_of_a_lost_server_are_measured_on_another(farm: Farm, tmp_path: Path) -> None:
-    process = farm.start(
-        *("serve", "--tracker", farm.tracker, "--board", BOARD, "--count", "2", "--key", "tune"),
-        until=2,
-    )
+def test_candidates_of_a_lost_server_are_measured_on_another(
+    farm: Farm, lab: subprocess.Popen[str], tmp_path: Path
+) -> None:
     parameters = (Parameter("x", "float32", 8, False), Parameter("y", "float32", 8, True))
 
     def doubled(more: str = "", times: int = 1) -> Candidate:
@@ -539,15 +537,16 @@ def test_candidates_of_a_lost_server_are_measured_on_another(farm: Farm, tmp_pat
     boards = Boards(
         find_board(BOARD),
         values,
-        address=f"rpc://{farm.tracker}/tune?board={BOARD}",
+        address=f"rpc://{farm.tracker}/lab?board={BOARD}",
         boards_at_once=2,
         timeout_s=5.0,
         say=told.append,
     )
     with ThreadPoolExecutor(1) as pool:
         measuring = pool.submit(boards.measure, list(zip(candidates, built, strict=True)))
-        busy = [s for s in farm.servers(process) if soon(lambda s=s: bool(s.children(True)))]
-        busy[0].kill()
+        servers = psutil.Process(lab.pid).children()
+        assert soon(lambda: any(s.children(recursive=True) for s in servers))
+        used(lab).kill()
         outcomes = measuring.result(60)
     assert told  # a server was lost, and what it had was measured elsewhere
     assert [bool(o.reason) for o in outcomes] == [i == 3 for i in range(8)]
