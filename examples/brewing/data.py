@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,21 +77,35 @@ def split() -> tuple[Sounds, Sounds]:
     stays within 20 dB of them for at most 0.5 s, and that keeps at least 0.8 of them behind a
     band-pass from 30 to 250 Hz: low and short, as if of large bubbles. One that keeps at most a
     fifth there, over all its length, is a distractor if it lasts at most 1.5 s; what lies between
-    is not used. Of all lists, by name, the first, third, ... are for training.
+    is not used.
+
+    Files of one instrument stay together: those with the first two words of their names in common,
+    numbers aside. Of the instruments by name, used or not, the third, sixth, ... are held out, and
+    of the ambiences too.
     """
-    plops, distractors = [], []
-    for name in sorted(path.stem for path in FOLDER.glob("*.flac")):
-        if name.split("_")[0] in BACKGROUND:
-            continue
-        kind = _kind(_short(name))
-        if kind == "plop":
-            plops.append(name)
-        elif kind == "distractor":
-            distractors.append(name)
+    names = sorted(path.stem for path in FOLDER.glob("*.flac"))
+    struck = [name for name in names if name.split("_")[0] not in BACKGROUND]
+    unheard = sorted({_instrument(name) for name in struck})[2::3]
     return (
-        Sounds(tuple(plops[::2]), tuple(distractors[::2]), AMBIENCE[::2]),
-        Sounds(tuple(plops[1::2]), tuple(distractors[1::2]), AMBIENCE[1::2]),
+        _sorted(
+            (name for name in struck if _instrument(name) not in unheard),
+            (name for i, name in enumerate(AMBIENCE) if i % 3 != 2),
+        ),
+        _sorted((name for name in struck if _instrument(name) in unheard), AMBIENCE[2::3]),
     )
+
+
+def _instrument(name: str) -> str:
+    return "_".join(re.sub(r"\d", "", name).split("_")[:2])
+
+
+def _sorted(names: Iterable[str], ambience: Iterable[str]) -> Sounds:
+    kinds = {name: _kind(_short(name)) for name in names}
+    plops, distractors = (
+        tuple(name for name, kind in kinds.items() if kind == wanted)
+        for wanted in ("plop", "distractor")
+    )
+    return Sounds(plops, distractors, tuple(ambience))
 
 
 def record(
