@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from made import made
+from made import made, murmur
 from scipy.signal import butter, lfilter, resample_poly, sosfilt
 
 FOLDER = Path("/usr/share/sonic-pi/samples")
@@ -114,7 +114,7 @@ def record(
     """One recording over each ambience: in every 6 s 0 to 5 plops and 0 to 5 distractors.
 
     Plops vary by 3 dB to both sides, distractors are 3 to 12 dB louder than an average plop, the
-    ambience is 14 to 24 dB below it. Beginnings are at least 0.4 s apart and 0.2 s from the border
+    ambience is, where it is loudest, 10 to 20 dB below it. Beginnings are at least 0.4 s apart and 0.2 s from the border
     of a window; tails overlap with whatever follows.
     """
     random = np.random.default_rng(seed)
@@ -134,7 +134,7 @@ def _record(
     sounds: Sounds, name: str, windows: int, random: np.random.Generator, variety: Variety
 ) -> Recording:
     length = round(WINDOW_S * RATE)
-    signal = _gain(random.uniform(-24, -14)) * _endless(name, windows * length, random)
+    signal = _gain(random.uniform(-20, -10)) * _ambience(name, windows * length, random, variety)
     files: dict[int, str] = {}
     for window in range(windows):
         times = iter(_times(random, 10) + window * length)
@@ -211,16 +211,28 @@ def _kind(sound: np.ndarray) -> str:
     )
     if share >= 0.8 and attack_s <= 0.05 and length_s <= 0.5:
         return "plop"
-    return "distractor" if share <= 0.2 and length_s <= 1.5 else "neither"
+    audible = power > 0.01 * power.max()
+    alone = (low[: len(power)][audible] / power[audible]).max()
+    return "distractor" if share <= 0.2 and alone <= 0.5 and length_s <= 1.5 else "neither"
+
+
+def _ambience(
+    name: str, samples: int, random: np.random.Generator, variety: Variety
+) -> np.ndarray:
+    """An ambience, its loudest 50 ms at a root mean square of 1."""
+    if random.uniform() < variety.made:
+        sound = murmur(random, RATE, samples)
+    else:
+        sound = _endless(name, samples, random)
+    return sound / np.sqrt(_power(sound).max())
 
 
 def _endless(name: str, samples: int, random: np.random.Generator) -> np.ndarray:
-    """An ambience, repeated with cross-fades, from a random place; root mean square 1."""
+    """A file, repeated with cross-fades, from a random place."""
     once = read(FOLDER / f"{name}.flac")
     fade = len(once) // 4
     ramp = np.sin(0.5 * np.pi * np.linspace(0, 1, fade))
     loop = once[fade:].copy()
     loop[-fade:] = loop[-fade:] * ramp[::-1] + once[:fade] * ramp
     begin = random.integers(len(loop))
-    loop /= np.sqrt(np.mean(loop**2))
     return np.resize(loop, begin + samples)[begin:]
