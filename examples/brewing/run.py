@@ -73,7 +73,7 @@ def main() -> None:
     if options.wav:
         own = level(read(options.wav))
         own = own[: len(own) // BLOCK * BLOCK]
-        counted = running_counts(trained, torch.tensor(own[None]), BLOCK)
+        counted = running_counts(trained, torch.tensor(own[None]), WINDOW)
         console.print(f"{options.wav}: {counted[0, -1]:.0f} plops")
 
 
