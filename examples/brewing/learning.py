@@ -29,7 +29,7 @@ class Effort:
 
 
 FULL = Effort(recordings=15, starts=2, density_steps=700, exact_steps=1100)
-QUICK = Effort(recordings=4, starts=1, density_steps=400, exact_steps=500)
+QUICK = Effort(recordings=4, starts=1, density_steps=400, exact_steps=400)
 
 
 def train(
