@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import soundfile
-from made import made
+from made import made, murmur
 from scipy.signal import butter, lfilter, resample_poly, sosfilt
 
 FOLDER = Path("/usr/share/sonic-pi/samples")
@@ -58,8 +60,8 @@ class Variety:
 
     `speed`: share by which it is played slower or faster, all of it higher or lower with that;
     `tilt_db`: more or less of what is above 500 Hz; `level_db`: beyond what `record` says.
-    `made`: share of sounds that are none of the files, but made up. A sound that is by the rule of
-    `split` no longer what its file is, is not used.
+    `made`: share of sounds and ambiences that are none of the files, but made up. A sound that is
+    by the rule of `split` no longer what its file is, is not used.
     """
 
     speed: float = 0.1
@@ -73,23 +75,37 @@ def split() -> tuple[Sounds, Sounds]:
 
     All is by the power of 50 ms. A plop is a sound whose loudest 50 ms begin within 50 ms, that
     stays within 20 dB of them for at most 0.5 s, and that keeps at least 0.8 of them behind a
-    band-pass from 30 to 250 Hz: low and short, as if of large bubbles. One that keeps at most a
-    fifth there, over all its length, is a distractor if it lasts at most 1.5 s; what lies between
-    is not used. Of all lists, by name, the first, third, ... are for training.
+    band-pass from 30 to 250 Hz: low and short, as if of large bubbles. A distractor keeps at most a
+    fifth there, lasts at most 1.5 s, and is nowhere low: none of its 50 ms within 20 dB of the
+    loudest has more than half of its power there. What lies between is not used.
+
+    Files of one instrument stay together: those with the first two words of their names in common,
+    numbers aside. Of the instruments by name, used or not, the third, sixth, ... are held out, and
+    of the ambiences too.
     """
-    plops, distractors = [], []
-    for name in sorted(path.stem for path in FOLDER.glob("*.flac")):
-        if name.split("_")[0] in BACKGROUND:
-            continue
-        kind = _kind(_short(name))
-        if kind == "plop":
-            plops.append(name)
-        elif kind == "distractor":
-            distractors.append(name)
+    names = sorted(path.stem for path in FOLDER.glob("*.flac"))
+    struck = [name for name in names if name.split("_")[0] not in BACKGROUND]
+    unheard = sorted({_instrument(name) for name in struck})[2::3]
     return (
-        Sounds(tuple(plops[::2]), tuple(distractors[::2]), AMBIENCE[::2]),
-        Sounds(tuple(plops[1::2]), tuple(distractors[1::2]), AMBIENCE[1::2]),
+        _by_kind(
+            (name for name in struck if _instrument(name) not in unheard),
+            (name for i, name in enumerate(AMBIENCE) if i % 3 != 2),
+        ),
+        _by_kind((name for name in struck if _instrument(name) in unheard), AMBIENCE[2::3]),
     )
+
+
+def _instrument(name: str) -> str:
+    return "_".join(re.sub(r"\d", "", name).split("_")[:2])
+
+
+def _by_kind(names: Iterable[str], ambience: Iterable[str]) -> Sounds:
+    kinds = {name: _kind(_short(name)) for name in names}
+    plops, distractors = (
+        tuple(name for name, kind in kinds.items() if kind == wanted)
+        for wanted in ("plop", "distractor")
+    )
+    return Sounds(plops, distractors, tuple(ambience))
 
 
 def record(
@@ -98,14 +114,29 @@ def record(
     """One recording over each ambience: in every 6 s 0 to 5 plops and 0 to 5 distractors.
 
     Plops vary by 3 dB to both sides, distractors are 3 to 12 dB louder than an average plop, the
-    ambience is 14 to 24 dB below it. Beginnings are at least 0.4 s apart and 0.2 s from the border
-    of a window; tails overlap with whatever follows.
+    ambience is 10 to 20 dB below it, by its own loudest 50 ms. Beginnings are at least 0.4 s apart
+    and 0.2 s from the border of a window; tails overlap with whatever follows.
     """
     random = np.random.default_rng(seed)
     windows = round(seconds / WINDOW_S)
     return [
         _record(sounds, name, windows, random, variety or Variety()) for name in sounds.ambience
     ]
+
+
+def level(samples: np.ndarray) -> np.ndarray:
+    """A recording of unknown level, its loudest plops where loud ones are in training.
+
+    Those are the loudest 50 ms, but for one in a thousand, of what is low; other sounds may be
+    louder. A device that always hears the same room needs no such step.
+    """
+    spans = len(samples) // LOUDEST
+    power, low = (
+        (part[: spans * LOUDEST].reshape(-1, LOUDEST) ** 2).mean(axis=1)
+        for part in (samples, sosfilt(RESONANCE, samples))
+    )
+    loud = np.sqrt(np.quantile(power * (low > 0.8 * power), 0.999)) if spans else 0.0
+    return (samples * (_gain(3.0) / loud if loud > 0 else 1.0)).astype("float32")
 
 
 def read(path: Path) -> np.ndarray:
@@ -118,7 +149,7 @@ def _record(
     sounds: Sounds, name: str, windows: int, random: np.random.Generator, variety: Variety
 ) -> Recording:
     length = round(WINDOW_S * RATE)
-    signal = _gain(random.uniform(-24, -14)) * _endless(name, windows * length, random)
+    signal = _gain(random.uniform(-20, -10)) * _ambience(name, windows * length, random, variety)
     files: dict[int, str] = {}
     for window in range(windows):
         times = iter(_times(random, 10) + window * length)
@@ -188,23 +219,30 @@ def _power(sound: np.ndarray) -> np.ndarray:
 def _kind(sound: np.ndarray) -> str:
     """What `split` says of it."""
     power, low = _power(sound), _power(sosfilt(RESONANCE, np.pad(sound, (0, LOUDEST))))
+    audible = power > 0.01 * power.max()
     share = low.max() / power.max()
-    attack_s, length_s = (
-        (power.argmax() - LOUDEST) / RATE,
-        (power > 0.01 * power.max()).sum() / RATE,
-    )
+    attack_s, length_s = (power.argmax() - LOUDEST) / RATE, audible.sum() / RATE
     if share >= 0.8 and attack_s <= 0.05 and length_s <= 0.5:
         return "plop"
-    return "distractor" if share <= 0.2 and length_s <= 1.5 else "neither"
+    lowest = (low[: len(power)][audible] / power[audible]).max()
+    return "distractor" if share <= 0.2 and lowest <= 0.5 and length_s <= 1.5 else "neither"
+
+
+def _ambience(name: str, samples: int, random: np.random.Generator, variety: Variety) -> np.ndarray:
+    """An ambience, its loudest 50 ms at a root mean square of 1."""
+    if random.uniform() < variety.made:
+        sound = murmur(random, RATE, samples)
+    else:
+        sound = _endless(name, samples, random)
+    return sound / np.sqrt(_power(sound).max())
 
 
 def _endless(name: str, samples: int, random: np.random.Generator) -> np.ndarray:
-    """An ambience, repeated with cross-fades, from a random place; root mean square 1."""
+    """A file, repeated with cross-fades, from a random place."""
     once = read(FOLDER / f"{name}.flac")
     fade = len(once) // 4
     ramp = np.sin(0.5 * np.pi * np.linspace(0, 1, fade))
     loop = once[fade:].copy()
     loop[-fade:] = loop[-fade:] * ramp[::-1] + once[:fade] * ramp
     begin = random.integers(len(loop))
-    loop /= np.sqrt(np.mean(loop**2))
     return np.resize(loop, begin + samples)[begin:]

@@ -13,21 +13,23 @@ from pipeline import HOP, bank, head, with_bank
 from microddsp.training import Windows, cut_windows, fit
 
 SETTLE_S = 0.5
+# Every recording has its own level of ambience, so that many short ones teach more than a long one.
+SHORT_S = 60.0
 VARIETY = Variety(speed=0.25, tilt_db=9.0, level_db=2.0, made=0.5)
 
 
 @dataclass(frozen=True)
 class Effort:
-    """Seconds over each ambience, networks that start at random, steps of both phases."""
+    """Recordings over each ambience, networks that start at random, steps of both phases."""
 
-    seconds: float
+    recordings: int
     starts: int
     density_steps: int
     exact_steps: int
 
 
-FULL = Effort(seconds=900, starts=2, density_steps=700, exact_steps=1100)
-QUICK = Effort(seconds=300, starts=1, density_steps=400, exact_steps=500)
+FULL = Effort(recordings=15, starts=2, density_steps=700, exact_steps=1100)
+QUICK = Effort(recordings=4, starts=1, density_steps=400, exact_steps=400)
 
 
 def train(
@@ -37,7 +39,11 @@ def train(
 
     The bank is not learned: it hears all windows once, and the steps are of 100 levels a second.
     """
-    seen = cut(record(sounds, effort.seconds, seed=3, variety=VARIETY))
+    seen = cut(
+        recording
+        for seed in range(effort.recordings)
+        for recording in record(sounds, SHORT_S, 1000 * seed + 3, VARIETY)
+    )
     front = bank(RATE)
     trained = fit(
         [head(RATE / HOP) for _ in range(effort.starts)],

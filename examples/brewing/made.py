@@ -22,6 +22,20 @@ def made(random: np.random.Generator, rate: int) -> np.ndarray:
     return sound
 
 
+def murmur(random: np.random.Generator, rate: int, samples: int) -> np.ndarray:
+    """An ambience: noise below some pitch, which swells, and faint sounds, up to four a second."""
+    edge_hz = np.exp(random.uniform(*np.log(HZ)))
+    noise = sosfilt(butter(1, edge_hz, fs=rate, output="sos"), random.normal(size=samples))
+    noise /= np.sqrt(np.mean(noise**2))
+    swell = np.sin(np.pi * random.uniform(0, 1) * np.arange(samples) / rate)
+    sound = noise * (1 + random.uniform(-0.8, 0.8) * swell)
+    for _ in range(random.poisson(random.uniform(0, 4) * samples / rate)):
+        begin = random.integers(samples)
+        part = sound[begin : begin + round(LONGEST_S * rate)]
+        part += random.uniform(0, 8) * made(random, rate)[: len(part)]
+    return sound
+
+
 def _ringing(hz: float, time: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """A tone that falls or rises in pitch by up to a third, and its overtones."""
     glide = 1 + random.uniform(-0.3, 0.5) * np.exp(-time / random.uniform(0.01, 0.1))

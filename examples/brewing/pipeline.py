@@ -12,7 +12,7 @@ HOP = 80  # samples for each level of a band
 # Low and higher plops, their edge, what else is struck, clinks.
 LOW_HZ = (30.0, 90.0, 180.0, 350.0, 1000.0)
 HIGH_HZ = (90.0, 180.0, 350.0, 1000.0, 3600.0)
-UNITS = 8
+UNITS = 16
 REFRACTORY_S = 0.2
 
 

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import plots, report
 from common.counting import all_equal, errors, in_windows, running_counts
 from common.device import compile_for_device, run_on_board, save, verified
-from data import FOLDER, LEVEL, RATE, WINDOW_S, Recording, read, record, split
+from data import FOLDER, RATE, WINDOW_S, Recording, level, read, record, split
 from learning import FULL, QUICK, cut, train
 from pipeline import HOP, bank, head, single_band, with_bank
 
@@ -73,18 +73,8 @@ def main() -> None:
     if options.wav:
         own = level(read(options.wav))
         own = own[: len(own) // BLOCK * BLOCK]
-        counted = running_counts(trained, torch.tensor(own[None]), BLOCK)
+        counted = running_counts(trained, torch.tensor(own[None]), WINDOW)
         console.print(f"{options.wav}: {counted[0, -1]:.0f} plops")
-
-
-def level(samples: np.ndarray) -> np.ndarray:
-    """A recording with its loudest 50 ms (all but one in a thousand) where a loud plop has them.
-
-    Training was at one level; a device that always hears the same room needs no such step.
-    """
-    spans = samples[: len(samples) // (RATE // 20) * (RATE // 20)].reshape(-1, RATE // 20)
-    loud = np.quantile(np.sqrt((spans**2).mean(axis=1)), 0.999) if len(spans) else 0.0
-    return (samples * (1.4 * LEVEL / loud if loud > 0 else 1.0)).astype("float32")
 
 
 def compiled(trained: torch.nn.Module, taps: tuple[str, ...] = ()):
