@@ -326,6 +326,12 @@ def server_of(lab: subprocess.Popen[str], link: Link) -> psutil.Process:
     raise AssertionError(port)
 
 
+def busy(lab: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Servers that somebody uses."""
+    servers = psutil.Process(lab.pid).children()
+    return [server for server in servers if server.children(recursive=True)]
+
+
 def in_lab(farm: Farm) -> int:
     return sum(s.free for s in tracker_status(parse_tracker(farm.tracker)) if s.key == "lab")
 
@@ -544,9 +550,8 @@ def test_candidates_of_a_lost_server_are_measured_on_another(
     )
     with ThreadPoolExecutor(1) as pool:
         measuring = pool.submit(boards.measure, list(zip(candidates, built, strict=True)))
-        servers = psutil.Process(lab.pid).children()
-        assert soon(lambda: any(s.children(recursive=True) for s in servers))
-        next(s for s in servers if s.children(recursive=True)).kill()
+        assert soon(lambda: bool(busy(lab)))
+        busy(lab)[0].kill()
         outcomes = measuring.result(60)
     assert told  # a server was lost, and what it had was measured elsewhere
     assert [bool(o.reason) for o in outcomes] == [i == 3 for i in range(8)]
