@@ -55,5 +55,5 @@ def test_what_makes_no_sense_is_said_before_torch_is_imported(
     model = f"{tmp_path}/m.py:follow"
     assert "watts" in _said(capsys, "tune", model, "-o", "db", "--metric", "watts", status=2)
     said = _said(capsys, "tune", "show", str(tmp_path / "no"), status=2)
-    assert "for 'DB'" in said
+    assert "there is no folder" in said
     assert "--output" in _said(capsys, "tune", model, status=2)
