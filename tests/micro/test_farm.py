@@ -516,21 +516,6 @@ def test_listening_beyond_this_computer_is_warned_of(capsys: pytest.CaptureFixtu
     assert "there is no tracker at" in told
 
 
-def test_a_tracker_that_ends_is_told_to_who_waits_and_sessions_go_on(
-    farm: Farm, board: BoardSession, image: bytes
-) -> None:
-    other = ask(farm, image)
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(ask, farm, image)
-        tracker = parse_tracker(farm.tracker)
-        assert soon(lambda: any(status.waiting for status in tracker_status(tracker)))
-        farm.processes[0].kill()
-        with pytest.raises(BoardError, match="there is no tracker at .*reset"):
-            waiting.result(20)
-    assert board.run(ONES)[0, -1] == 8.0
-    other.close()
-
-
 def test_candidates_of_a_lost_server_are_measured_on_another(
     farm: Farm, lab: subprocess.Popen[str], tmp_path: Path
 ) -> None:
@@ -558,7 +543,7 @@ def test_candidates_of_a_lost_server_are_measured_on_another(
     )
     with ThreadPoolExecutor(1) as pool:
         measuring = pool.submit(boards.measure, list(zip(candidates, built, strict=True)))
-        assert soon(lambda: kill_one(busy(lab)))
+        assert soon(lambda: measuring.done() or kill_one(busy(lab)))
         outcomes = measuring.result(60)
     assert told  # a server was lost, and what it had was measured elsewhere
     assert [bool(o.reason) for o in outcomes] == [i == 3 for i in range(8)]
@@ -566,3 +551,18 @@ def test_candidates_of_a_lost_server_are_measured_on_another(
     counts = [o.figures["instructions"] for o in outcomes if not o.reason]
     assert counts == sorted(counts)
     assert counts[0] < counts[-1]
+
+
+def test_a_tracker_that_ends_is_told_to_who_waits_and_sessions_go_on(
+    farm: Farm, board: BoardSession, image: bytes
+) -> None:
+    other = ask(farm, image)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(ask, farm, image)
+        tracker = parse_tracker(farm.tracker)
+        assert soon(lambda: any(status.waiting for status in tracker_status(tracker)))
+        farm.processes[0].kill()
+        with pytest.raises(BoardError, match="there is no tracker at .*reset"):
+            waiting.result(20)
+    assert board.run(ONES)[0, -1] == 8.0
+    other.close()
