@@ -25,6 +25,7 @@ from microddsp.schedules.fuse_sample_loops import ZERO_STATES
 from microddsp.schedules.graph import operator_name
 from microddsp.schedules.pass_options import PassOptions, pass_context
 from microddsp.schedules.pipeline import lower
+from microddsp.schedules.sample_loop import MOST_LOOPS, LoopShape
 from microddsp.signature import Input
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def build(
     input: Input | Mapping[str, Input] | None = None,
     taps: Sequence[str] = (),
     unroll: int | None = None,
+    loops: int | None = None,
     io_in_arena: bool = False,
     narrow: bool = False,
     emit: str = "c",
@@ -95,6 +97,9 @@ def build(
     _check_name(name)
     if unroll is not None and (isinstance(unroll, bool) or not 1 <= unroll <= MAX_UNROLL):
         raise ParameterError(f"unroll must be 1 to {MAX_UNROLL}, got {unroll}")
+    if loops is not None and (isinstance(loops, bool) or not 1 <= loops <= MOST_LOOPS):
+        raise ParameterError(f"loops must be 1 to {MOST_LOOPS}, got {loops}")
+    shape = LoopShape(unroll, loops)
     check_emit(emit)
     captured = capture(module, example_inputs, taps=taps, tunable=tunable)
     if push:
@@ -109,7 +114,7 @@ def build(
         if choices is not None:
             graph = _with_zero_states(graph, captured)
         with tvm.target.Target({"kind": "c", "keys": ["cpu"]}):
-            lowered, units = lower(graph, unroll=unroll)
+            lowered, units = lower(graph, shape)
         program = build_program(
             lowered,
             name,
@@ -123,7 +128,7 @@ def build(
             planner=layout.planner,
         )
     with pass_context(passes or PassOptions()), _named_failures():
-        setters, designs = build_setters(captured, name, by_path, fma=chosen.fma, unroll=unroll)
+        setters, designs = build_setters(captured, name, by_path, fma=chosen.fma, loops=shape)
     _check_setters(captured, [setter.name for setter in setters])
     members += [
         StateMember(s.member, s.value, False, setting=True) for s in setters if s.design is not None

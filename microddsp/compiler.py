@@ -32,6 +32,7 @@ def compile(
     taps: Sequence[str] = (),
     budget: Mapping[str, int | str] | None = None,
     unroll: int | None = None,
+    loops: int | None = None,
     io_in_arena: bool = False,
     narrow: bool = False,
     emit: str = "c",
@@ -55,6 +56,9 @@ def compile(
             the sample rate.
         unroll: Samples per pass of a sample loop; None chooses, usually eight. Fewer make the
             program smaller and a little slower.
+        loops: Loops, 1 to 4, into which a long run of filters is cut; None chooses as many as it
+            takes to keep states and coefficients in registers, for a block or two of memory between
+            them, and one loop where a block has more than 256 samples.
         io_in_arena: Inputs and outputs lie inside the workspace, where they share memory with
             what is computed between them.
         narrow: Store tables of constants as 8- or 16-bit integers where that loses nothing: where
@@ -87,6 +91,7 @@ def compile(
         input=input,
         taps=taps,
         unroll=unroll,
+        loops=loops,
         io_in_arena=io_in_arena,
         narrow=narrow,
         emit=emit,

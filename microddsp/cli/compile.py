@@ -72,6 +72,10 @@ def compile_command(
         int | None,
         typer.Option(min=1, max=64, help="Samples a pass: fewer are smaller and slower."),
     ] = None,
+    loops: Annotated[
+        int | None,
+        typer.Option(min=1, max=4, help="Loops for a long run of filters, else as registers ask."),
+    ] = None,
     io_in_arena: Annotated[
         bool, typer.Option("--io-in-arena", help="Inputs and outputs lie inside the workspace.")
     ] = False,
@@ -157,6 +161,7 @@ def compile_command(
         taps=tuple(tap or ()),
         budget=limits or None,
         unroll=unroll,
+        loops=loops,
         io_in_arena=io_in_arena,
         narrow=narrow,
         emit=emit,

@@ -36,7 +36,7 @@ from microddsp.schedules.sample_groups import (
     group,
     joint_outputs,
 )
-from microddsp.schedules.sample_loop import SampleLoop
+from microddsp.schedules.sample_loop import USUAL, LoopShape, SampleLoop
 
 _UNARY: dict[str, Callable[[Expr], Expr]] = {
     "relax.abs": abs,
@@ -80,11 +80,11 @@ ZERO_STATES = "microddsp.zero_states"
 class FuseSampleLoops:
     """Fuse along time: filters, gains, rectifiers, envelopes and counters share one loop."""
 
-    def __init__(self, unroll: int | None = None) -> None:
-        self.unroll = unroll
+    def __init__(self, loops: LoopShape = USUAL) -> None:
+        self.loops = loops
 
     def transform_module(self, mod: IRModule, _ctx: PassContext) -> IRModule:
-        return _rewrite(mod, self.unroll)
+        return _rewrite(mod, self.loops)
 
 
 def _truth(x: Expr) -> Expr:
@@ -92,7 +92,7 @@ def _truth(x: Expr) -> Expr:
     return x if is_truth(x) else binary("ne", x, 0.0)
 
 
-def _rewrite(mod: IRModule, unroll: int | None) -> IRModule:
+def _rewrite(mod: IRModule, loops: LoopShape) -> IRModule:
     main = mod["main"]
     bindings = [b for block in main.body.blocks for b in block.bindings]
     groups = group(bindings)
@@ -142,7 +142,7 @@ def _rewrite(mod: IRModule, unroll: int | None) -> IRModule:
             for var in sorted(inner, key=order.__getitem__)
             if uses.get(var, set()) - {id(g)} and not isinstance(var.ty, relax.TupleType)
         ]
-        results = _emit_loop(builder, g, names[id(g)], wanted, items, value_of, unroll, free)
+        results = _emit_loop(builder, g, names[id(g)], wanted, items, value_of, loops, free)
         for var, value in results.items():
             remap[var] = value
         done.update(inner)
@@ -229,11 +229,11 @@ def _emit_loop(
     wanted: list[relax.Var],
     items: dict[relax.Var, tuple[relax.Var, int]],
     value_of: Callable[[relax.Expr], relax.Expr],
-    unroll: int | None,
+    loops: LoopShape,
     free: Container[relax.Var],
 ) -> dict[relax.Var, relax.Expr]:
     """Build the function of one group and call it; returns what each wanted variable became."""
-    kernel = made(lambda: _make_loop(g, name, wanted, items, value_of, unroll, free))
+    kernel = made(lambda: _make_loop(g, name, wanted, items, value_of, loops, free))
     results = kernel.function.params[len(kernel.arguments) :]
     types = [relax.TensorType([int(n) for n in p.shape], str(p.dtype)) for p in results]
     added = builder.add_func(kernel.function, name)
@@ -255,7 +255,7 @@ def _make_loop(
     wanted: list[relax.Var],
     items: dict[relax.Var, tuple[relax.Var, int]],
     value_of: Callable[[relax.Expr], relax.Expr],
-    unroll: int | None,
+    loops: LoopShape,
     free: Container[relax.Var],
 ) -> Made:
     """The function of one group, its outputs in the order of the wanted variables. States of the
@@ -383,5 +383,5 @@ def _make_loop(
         tensors[key(var)] if key(var) in tensors else loop.store(number(signals[key(var)]))
         for var in wanted
     ]
-    function = loop.build(name, outputs, unroll=unroll)
+    function = loop.build(name, outputs, loops)
     return Made(function, tuple(args), frozenset(changed))

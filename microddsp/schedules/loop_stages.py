@@ -9,10 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from microddsp.relax_ops.expression import Expr, in_order, leaf, substitute
+from microddsp.relax_ops.expression import Expr, in_order, is_constant, leaf, substitute
 from microddsp.relax_ops.scalar_rules import is_truth
 from microddsp.schedules.loop_code import Load, Parts, State, Store
 from microddsp.schedules.loop_memory import Tensor
+
+# Those of a single-precision unit, and how many of them samples and sums take.
+_REGISTERS, _AT_WORK = 32, 2
+# Memory for what lies between loops, and the shortest block of which several loops are worth it.
+_BETWEEN_BYTES, _SHORTEST = 1024, 8
+# What is computed again from one value rather than kept beside it.
+_AGAIN = {"mul", "add", "sub", "neg", "abs"}
 
 
 def sections_of(parts: Parts) -> list[int]:
@@ -31,6 +38,24 @@ def sections_of(parts: Parts) -> list[int]:
             sizes.append(at + 1 - start)
             start = end = at + 1
     return sizes
+
+
+def loops_that_fit(parts: Parts) -> int:
+    """As many loops as it takes to keep the states and coefficients of each in registers, as long
+    as what lies between them is little memory.
+
+    A loop with more than that loads coefficients or moves states for every sample.
+    """
+    if parts.samples < _SHORTEST or 4 * parts.samples > _BETWEEN_BYTES:
+        return 1
+    leaves = sum(len(state.leaves) for state in parts.states)
+    read = [expr for state in parts.states for expr in state.following]
+    read += [store.signal for store in parts.signals] + [e for m in parts.machines for e in m.heard]
+    below = in_order(read)
+    tables = {id(value) for value, *_ in parts.tables}
+    numbers = {abs(expr.value) for expr in below if is_constant(expr)}
+    count = leaves + len(numbers - {0.0, 1.0}) + sum(id(expr) in tables for expr in below)
+    return -(-(count + _AT_WORK) // _REGISTERS)
 
 
 def cut(parts: Parts, sections: Sequence[int], loops: int, apart: bool) -> list[Parts]:
@@ -55,6 +80,7 @@ class _Cut:
     def __init__(self, parts: Parts, stage: dict[int, int], count: int) -> None:
         self.parts, self.stage, self.count = parts, stage, count
         self.inputs = list(parts.inputs)
+        self.tables = {id(value) for value, *_ in parts.tables}
         self.between: dict[int, tuple[Expr, int]] = {}  # values that leave a loop, their tensors
 
     def made(self) -> list[Parts]:
@@ -114,13 +140,20 @@ class _Cut:
             if id(expr) in seen:
                 continue
             seen.add(id(expr))
-            if 0 <= self._of(expr) < at and not is_truth(expr):
+            if 0 <= self._of(expr) < at and not is_truth(expr) and not self._again(expr):
                 index = self._kept(expr)
                 known[id(expr)] = leaf(f"between{index}")
                 loads.append(Load(known[id(expr)], index, False, 0))
             else:
                 stack.extend(reversed(expr.args))
         return known, loads
+
+    def _again(self, expr: Expr) -> bool:
+        """Whether one value of the earlier loop and numbers give this: then that one is kept."""
+        if expr.op not in _AGAIN:
+            return False
+        values = [arg for arg in expr.args if not is_constant(arg) and id(arg) not in self.tables]
+        return len({id(arg) for arg in values}) == 1 and self._of(values[0]) == self._of(expr)
 
     def _kept(self, expr: Expr) -> int:
         if id(expr) not in self.between:

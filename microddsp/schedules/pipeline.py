@@ -14,12 +14,13 @@ from microddsp.schedules.fuse_sample_loops import FuseSampleLoops
 from microddsp.schedules.kernels import ScheduleKernels
 from microddsp.schedules.origins import after_fusion, after_legalisation, from_spans, of_calls
 from microddsp.schedules.pointwise import SplitPointwise
+from microddsp.schedules.sample_loop import USUAL, LoopShape
 
 # Operators that only give memory another shape; they cost nothing later.
 VIEWS = ("relax.reshape", "relax.expand_dims", "relax.squeeze", "relax.flatten")
 
 
-def pipeline(*, unroll: int | None = None) -> tvm.transform.Pass:
+def pipeline(loops: LoopShape = USUAL) -> tvm.transform.Pass:
     """Sample loops first: ordinary fusion does not know time and would split them.
 
     AnnotateTIROpPattern must run before FuseOps, which else fuses nothing, silently.
@@ -30,7 +31,7 @@ def pipeline(*, unroll: int | None = None) -> tvm.transform.Pass:
             SplitPointwise(),
             FuseConvolutions(),
             FuseFrames(),
-            FuseSampleLoops(unroll),
+            FuseSampleLoops(loops),
             relax.transform.LegalizeOps(skip_ops=list(VIEWS)),
             relax.transform.AnnotateTIROpPattern(),
             relax.transform.FoldConstant(),
@@ -44,9 +45,9 @@ def pipeline(*, unroll: int | None = None) -> tvm.transform.Pass:
     )
 
 
-def lower(mod: tvm.IRModule, *, unroll: int | None = None) -> tuple[tvm.IRModule, list[Units]]:
+def lower(mod: tvm.IRModule, loops: LoopShape = USUAL) -> tuple[tvm.IRModule, list[Units]]:
     """Run the pipeline; for each `call_tir` that is left also the units that it computes."""
-    passes = list(pipeline(unroll=unroll).passes)
+    passes = list(pipeline(loops).passes)
     place = {p.info.name: i for i, p in enumerate(passes)}
     looped = _run(mod, passes[: place["LegalizeOps"]])
     units = from_spans(looped)

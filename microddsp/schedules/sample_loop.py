@@ -8,6 +8,7 @@ storing of states, the loop over samples, unrolled so that states can swap regis
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from dataclasses import dataclass
 
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
@@ -21,13 +22,24 @@ from microddsp.schedules.loop_machines import Counter, Line
 from microddsp.schedules.loop_memory import (
     Tensor,
 )
-from microddsp.schedules.loop_stages import cut, sections_of
+from microddsp.schedules.loop_stages import cut, loops_that_fit, sections_of
 from microddsp.schedules.witnesses import witnesses
 
 # Samples a pass that are worth a try.
 _UNROLLS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16)
 # Loops that one may become.
 MOST_LOOPS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class LoopShape:
+    """Samples a pass, and loops that one is cut into; None: chosen."""
+
+    unroll: int | None = None
+    loops: int | None = None
+
+
+USUAL = LoopShape()
 
 
 class SampleLoop:
@@ -141,11 +153,9 @@ class SampleLoop:
             f"out{len(self._parts.signals)}", (channels, self.samples // every), "float32"
         )
 
-    def build(self, name: str, outputs: Sequence[Tensor], *, unroll: int | None) -> tirx.PrimFunc:
-        """The TIR function: parameters are the inputs, then `outputs` in the given order.
-
-        `unroll` samples share a pass of the loop; None chooses.
-        """
+    def build(self, name: str, outputs: Sequence[Tensor], shape: LoopShape) -> tirx.PrimFunc:
+        """The TIR function: parameters are the inputs, then `outputs` in the given order."""
+        unroll = shape.unroll
         if unroll is None:
             tried = [u for u in _UNROLLS if u <= self.samples]
             unroll = choose("unroll", tried, min(self._unroll(), self.samples))
@@ -180,7 +190,7 @@ class SampleLoop:
                 if store.added and store.target.name in buffers:
                     with T.serial(0, self.samples) as n:
                         T.buffer_store(buffers[store.target.name], T.float32(0.0), [0, n])
-            loops = self._loops(buffers)
+            loops = self._loops(buffers, shape.loops)
             for between in loops[0].inputs[len(self.inputs) :]:
                 buffers[between.name] = T.alloc_buffer(between.shape, between.dtype)
             with loop(self.channels) as c:
@@ -188,8 +198,8 @@ class SampleLoop:
                     part.emit(c, buffers, unroll)
         return builder.get()
 
-    def _loops(self, wanted: Container[str]) -> list[Parts]:
-        """One loop, or several one after another."""
+    def _loops(self, wanted: Container[str], given: int | None) -> list[Parts]:
+        """One loop, or several one after another; `given` many if that is a number."""
         parts = self._parts
         if parts.only_counts(wanted):
             parts.scan = choose("counter", ("scan", "dense"), "scan") == "scan"
@@ -198,7 +208,9 @@ class SampleLoop:
             return [parts]  # sums over channels are made by one loop
         sections = sections_of(parts)
         most = min(len(sections), MOST_LOOPS)
-        count = int(choose("loops", range(1, most + 1), 1)) if most > 1 else 1
+        count = 1 if given is None or most < 2 else min(given, most)
+        if given is None and most > 1:
+            count = int(choose("loops", range(1, most + 1), min(loops_that_fit(parts), most)))
         alone = bool(sections) and all(isinstance(m, Counter) for m in parts.machines)
         apart = (
             alone

@@ -12,6 +12,7 @@ import tvm
 from microddsp.errors import CompileError
 from microddsp.micro.aot.program import Program, build_program
 from microddsp.schedules.pipeline import pipeline
+from microddsp.schedules.sample_loop import LoopShape
 
 if TYPE_CHECKING:
     from microddsp.frontend.capture import Capture, Design
@@ -52,7 +53,7 @@ def member_of_number(name: str) -> str:
 
 
 def build_setters(
-    captured: Capture, name: str, members: dict[str, str], *, fma: bool, unroll: int | None
+    captured: Capture, name: str, members: dict[str, str], *, fma: bool, loops: LoopShape
 ) -> tuple[list[Setter], list[DesignProgram]]:
     """Setters of all tunable numbers; `members` are the state's members by module path.
 
@@ -62,7 +63,7 @@ def build_setters(
     setters = [Setter(n.name, n.path, _numbers(n.value), members[n.path]) for n in captured.plain]
     designs = []
     for index, design in enumerate(captured.designs):
-        designs.append(_design(index, design, name, members, fma=fma, unroll=unroll))
+        designs.append(_design(index, design, name, members, fma=fma, loops=loops))
         setters += [
             Setter(n.name, n.path, _numbers(n.value), member_of_number(n.name), index)
             for n in design.numbers
@@ -81,10 +82,10 @@ def _design(
     members: dict[str, str],
     *,
     fma: bool,
-    unroll: int | None,
+    loops: LoopShape,
 ) -> DesignProgram:
     with tvm.target.Target({"kind": "c", "keys": ["cpu"]}):
-        lowered = pipeline(unroll=unroll)(design.module)
+        lowered = pipeline(loops)(design.module)
     outputs = [f"o{i}" for i in range(len(design.settings))]
     program = build_program(
         lowered,
