@@ -26,13 +26,14 @@ BOARDS = [baseline.BOARD, "mps2-an385", "mps2-an500", "mps2-an505", "mps3-an547"
 
 
 def measure_ours(
-    jobs: Sequence[Job], board: str, folder: Path, *, small: bool = False
+    jobs: Sequence[Job], board: str, folder: Path, *, small: bool = False, tuned: Path | None = None
 ) -> list[Result]:
-    """microddsp's figures of some jobs on one board; with `small` also those of `-Os`."""
+    """microddsp's figures of some jobs on one board; with `small` also those of `-Os`, with `tuned`
+    those with the records there."""
     target = find_target(find_board(board).target)
     results = []
     for job in jobs:
-        code = ours.code(job, target)
+        code = ours.code(job, target, tuned)
         if code is not None:
             results.append(measure(job, OURS, code, board, folder))
             if small:
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results: list[Result] = []
     for board in options.boards:
         console.print(f"measuring on {board}", style="dim")
-        results += measure_ours(jobs, board, folder, small=True)
+        results += measure_ours(jobs, board, folder, small=True, tuned=options.tuned)
         if options.peers:
             results += measure_peers(jobs, board, folder, console)
     text = json.dumps([r.to_json() for r in results], indent=1)
@@ -106,7 +107,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--update-baseline", action="store_true", help=f"write {baseline.PATH.name}"
     )
+    parser.add_argument(
+        "--tuned", type=Path, metavar="DIR", help="tune each job first; trials are kept there"
+    )
     options = parser.parse_args(arguments)
+    if options.tuned and options.boards != [baseline.BOARD]:
+        parser.error(f"jobs are tuned for {baseline.BOARD}: give --boards {baseline.BOARD}")
+    if options.tuned and options.update_baseline:
+        parser.error("the baseline is that of untuned jobs")
     if options.update_baseline and (options.only or baseline.BOARD not in options.boards):
         parser.error(f"the baseline is of all jobs on {baseline.BOARD}")
     return options

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import torch
 
 import microddsp
@@ -21,8 +24,9 @@ unsigned char workspace[MODEL_WORKSPACE_BYTES + 1]
 """
 
 
-def code(job: Job, target: Target) -> Code | None:
-    """Compile the job's module; None if it has none.
+def code(job: Job, target: Target, records: Path | None = None) -> Code | None:
+    """Compile the job's module; None if it has none. With `records` it is tuned first, in a folder
+    of its own there: what that has already is not measured again.
 
     Raises:
         MicroddspError: It cannot be compiled.
@@ -30,5 +34,9 @@ def code(job: Job, target: Target) -> Code | None:
     if job.module is None:
         return None
     example = torch.zeros(job.signal.shape[1:])
-    model = microddsp.compile(job.module(), example, target=target, name="model")
+    tuned: dict[str, Any] = {}
+    if records is not None:
+        tuned = {"tuning_records": records / job.key}
+        microddsp.tune(job.module(), example, target=target, records=records / job.key, trials=100)
+    model = microddsp.compile(job.module(), example, target=target, name="model", **tuned)
     return Code(_HEADER, {**model.sources, "state.c": _STATE}, ours=True)

@@ -27,6 +27,7 @@ from microddsp.cli.run import run_command
 from microddsp.cli.tune import tune_app
 from microddsp.cli.verify_gradients import verify_gradients_command
 from microddsp.errors import BoardError, MicroddspError, PrecisionWarning
+from microddsp.interrupts import interruptible
 
 USER_ERROR, BOARD_ERROR, INTERRUPTED = 1, 3, 130
 
@@ -103,7 +104,8 @@ def main(arguments: list[str] | None = None) -> None:
     if not debug:
         warnings.showwarning = _one_line
     try:
-        app(args=[text for text in given if text != "--debug"], prog_name="microddsp")
+        with interruptible():
+            app(args=[text for text in given if text != "--debug"], prog_name="microddsp")
     except MicroddspError as error:
         if debug:
             traceback.print_exc()

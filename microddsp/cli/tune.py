@@ -14,7 +14,7 @@ from microddsp.cli.model_reference import HELP, load_module, parse_reference
 from microddsp.cli.render import show_facts, show_json, show_table
 
 if TYPE_CHECKING:
-    from microddsp.tuning.session import Progress, Tuning
+    from microddsp.tuning.report import Progress, Tuning
 
 METRICS = ("cycles", "instructions", "size")
 
@@ -106,6 +106,7 @@ def tune_command(
             tracker=tracker,
             key=key,
             progress=bar.show,
+            say=bar.say,
             narrow=narrow,
             emit=emit,
         )
@@ -188,6 +189,10 @@ class _Bar:
     def __exit__(self, *_reason: object) -> None:
         self._bars.stop()
 
+    def say(self, words: str) -> None:
+        """A line above the bar, on the standard error."""
+        self._bars.console.print(f"microddsp: warning: {words}", soft_wrap=True, markup=False)
+
     def show(self, now: Progress) -> None:
         left = "" if now.seconds_left is None else f"{now.seconds_left:.0f} s left"
         self._bars.update(
@@ -237,6 +242,7 @@ def _show(result: Tuning, folder: Path) -> None:
         {
             "measured now": result.new_trials,
             "time": f"{result.seconds:.0f} s",
+            **({"flash written": f"{result.flashes} times"} if result.flashes else {}),
             "trials in": folder,
             "use them": f"microddsp compile MODEL --tuning-records {folder}",
         },

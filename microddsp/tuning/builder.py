@@ -16,7 +16,7 @@ from tvm.s_tir.meta_schedule.runner import PyRunner, PyRunnerFuture, RunnerInput
 
 from microddsp.errors import MicroddspError
 from microddsp.tuning.measure import Outcome
-from microddsp.tuning.objects import Built, build_all
+from microddsp.tuning.objects import BuiltCandidate, build_all
 from microddsp.tuning.source import digest_of
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Measures(Protocol):
     def expect(self, figures: Mapping[str, float]) -> None:
         """Those of the default: what takes much longer may be stopped."""
 
-    def measure(self, jobs: Sequence[tuple[Candidate, Built]]) -> list[Outcome]:
+    def measure(self, jobs: Sequence[tuple[Candidate, BuiltCandidate]]) -> list[Outcome]:
         """One outcome for each."""
 
 
@@ -143,7 +143,7 @@ class CandidateRunner(PyRunner):
             attempt.digest: attempt for attempt in self.builder.attempts if not attempt.outcome
         }
         folders = [Path(given.artifact_path).parent for given in runner_inputs]
-        built = [Built.load(f) for f in folders if Built.exists(f)]
+        built = [BuiltCandidate.load(f) for f in folders if BuiltCandidate.exists(f)]
         jobs = {b.symbol.removeprefix("candidate_"): b for b in built}
         new = [(attempts[digest].candidate, b) for digest, b in jobs.items()]
         self.outcomes = dict(zip(jobs, self.bench.measure(new), strict=True))

@@ -13,7 +13,7 @@ from microddsp.micro import cycles as frames
 from microddsp.micro.boards import Board
 from microddsp.micro.package.objects import compile_c
 from microddsp.micro.targets import Target
-from microddsp.tuning.objects import Built
+from microddsp.tuning.objects import BuiltCandidate
 
 _FRAME = Path(frames.__file__).parent
 _HEADER_BYTES = 12
@@ -32,7 +32,7 @@ class Run:
 
 
 def link_image(
-    where: Path, built: Sequence[Built], board: Board, target: Target, sets: int
+    where: Path, built: Sequence[BuiltCandidate], board: Board, target: Target, sets: int
 ) -> Path:
     """All candidates and the frame that runs them, on `sets` sets of values.
 
@@ -59,7 +59,7 @@ def link_image(
     )
 
 
-def _table(built: Sequence[Built], sets: int) -> str:
+def _table(built: Sequence[BuiltCandidate], sets: int) -> str:
     arena_bytes = max(b.arena_bytes for b in built)
     # two trials may be the same code
     declarations = sorted({f"void {b.symbol}(unsigned char *arena);" for b in built})

@@ -16,7 +16,7 @@ from microddsp.micro.cycles.cortex_m4 import Listing
 from microddsp.micro.cycles.counting import OVER_LIMIT, Block, build_plugin, executed, run_sections
 from microddsp.micro.targets import find_target
 from microddsp.tuning.image import DAMAGED, FAULT, Run, link_image, read_runs, write_values
-from microddsp.tuning.objects import Built, in_brief
+from microddsp.tuning.objects import BuiltCandidate, in_brief
 from microddsp.tuning.reference import OUTSIDE, difference, run_here
 from microddsp.tuning.source import arena_of, filled
 
@@ -29,7 +29,7 @@ MODELLED = ("cortex-m4f",)
 _TIMES_DEFAULT = 20
 _AT_LEAST = 1_000_000
 
-Job = tuple["Candidate", Built]
+Job = tuple["Candidate", BuiltCandidate]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,10 @@ class Bench:
         return known.get(status, f"ends the emulator with status {status}: {words[-200:]}")
 
     def _figures(
-        self, runs: Sequence[tuple[Run, list[Block]]], built: Built, listing: Listing | None
+        self,
+        runs: Sequence[tuple[Run, list[Block]]],
+        built: BuiltCandidate,
+        listing: Listing | None,
     ) -> dict[str, float]:
         """Means over the runs; cycles are in the middle of what the model says."""
         figures = {

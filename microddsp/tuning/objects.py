@@ -36,7 +36,7 @@ _UNWINDING = ".ARM."
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
+class BuiltCandidate:
     """A candidate's object file with the function `symbol` of an arena; `nbytes` of code and
     tables."""
 
@@ -58,17 +58,17 @@ class Built:
         return (folder / _FACTS).is_file()
 
     @classmethod
-    def load(cls, folder: Path) -> Built:
+    def load(cls, folder: Path) -> BuiltCandidate:
         return cls(folder, **json.loads((folder / _FACTS).read_text()))
 
 
 def build_all(
     candidates: Sequence[tuple[Candidate, Path]], target: Target, workers: int = 2
-) -> list[Built | str]:
+) -> list[BuiltCandidate | str]:
     """Each candidate built in its folder, or why it cannot be."""
     prepared = [_prepare(candidate, folder, target) for candidate, folder in candidates]
 
-    def finish(job: tuple[tuple[Candidate, Path], str]) -> Built | str:
+    def finish(job: tuple[tuple[Candidate, Path], str]) -> BuiltCandidate | str:
         (candidate, folder), reason = job
         if reason:
             return reason
@@ -101,7 +101,7 @@ def _prepare(candidate: Candidate, folder: Path, target: Target) -> str:
     return ""
 
 
-def _compile(candidate: Candidate, folder: Path, target: Target) -> Built:
+def _compile(candidate: Candidate, folder: Path, target: Target) -> BuiltCandidate:
     symbol = f"candidate_{digest_of(candidate)}"
     apart = is_apart(candidate)
     output = folder / ("caller.o" if apart else OBJECT)
@@ -112,7 +112,9 @@ def _compile(candidate: Candidate, folder: Path, target: Target) -> Built:
         compile_c(target, [folder / "kernels.c"], folder / "kernels.o", flags)
     if apart:
         _join(candidate, folder, target, symbol)
-    built = Built(folder, symbol, arena_of(candidate).nbytes, bytes_loaded(folder / OBJECT))
+    built = BuiltCandidate(
+        folder, symbol, arena_of(candidate).nbytes, bytes_loaded(folder / OBJECT)
+    )
     built.save()
     return built
 

@@ -116,6 +116,19 @@ def model_of(job: Job, name: str, target: Target) -> CompiledModel:
     )
 
 
+class Wear:
+    """Counts how often a board's flash is written, and says so each hundred times."""
+
+    def __init__(self, board: Board, say: Callable[[str], object]) -> None:
+        self.board, self.say, self.flashes = board, say, 0
+
+    def count(self) -> None:
+        """It is written once more."""
+        self.flashes += 1
+        if self.flashes % _MANY_FLASHES == 0:
+            self.say(f"the flash of {self.board.name} was written {self.flashes} times: it wears")
+
+
 class Boards:
     """Measures candidates on one real board, or on several boards of a farm at once."""
 
@@ -129,14 +142,16 @@ class Boards:
         boards_at_once: int = 1,
         timeout_s: float = 20.0,
         say: Callable[[str], object] = lambda _text: None,
+        wear: Wear | None = None,
     ) -> None:
         """`address` is "rpc://HOST:PORT/KEY?board=NAME" for a farm; without it the board is on a
-        cable, at the serial `port`. `say` is told when a server is lost or a flash wears."""
+        cable, at the serial `port`. `say` is told when a server is lost, `wear` is of all who
+        measure on the board."""
         self.board, self.values, self.timeout_s, self.say = board, values, timeout_s, say
         self.farm = parse_address(address) if address else None
         self.boards_at_once, self.port = boards_at_once, port
         self.target = find_target(board.target)
-        self.flashes = 0
+        self.wear = wear or Wear(board, say)
 
     @property
     def unit(self) -> str:
@@ -225,11 +240,7 @@ class Boards:
         """Write a real board's flash, which wears."""
         if self.board.serial:
             self.port = find_port(self.board, self.port, None)
-            self.flashes += 1
-            if self.flashes == _MANY_FLASHES:
-                self.say(
-                    f"the flash of {self.board.name} was written {self.flashes} times: it wears"
-                )
+            self.wear.count()
             flash_project(folder, port=self.port)
 
     def _one(self, session: BoardSession, job: Job, name: str) -> Outcome:

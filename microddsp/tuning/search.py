@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,12 +20,12 @@ from tvm.s_tir.meta_schedule.runner import RunnerInput, RunnerResult
 
 from microddsp.errors import RecordError
 from microddsp.tuning.builder import LEFT_OUT, CandidateBuilder, CandidateRunner, Measures
-from microddsp.tuning.cost_model import cost_model
 from microddsp.tuning.database import NEVER, Records, Trial, best_trial, search_database
 from microddsp.tuning.measure import Outcome
 from microddsp.tuning.objects import build_all
 from microddsp.tuning.source import digest_of
 from microddsp.tuning.spaces import tuning_target
+from microddsp.tuning.strategy import begin, is_small
 
 if TYPE_CHECKING:
     from tvm.s_tir.schedule import Schedule
@@ -38,8 +35,6 @@ if TYPE_CHECKING:
 BATCH = 32
 # Rounds in which the search finds nothing that was not measured before.
 _MOST_IDLE = 6
-_QUIET = logging.getLogger("microddsp.metaschedule")
-_QUIET.setLevel(logging.CRITICAL)
 
 
 class Search:
@@ -69,6 +64,7 @@ class Search:
         self._chance = np.random.RandomState(seed).get_state()
         self._context: Any = None
         self._idle = 0
+        self._small = False
 
     @property
     def trials(self) -> list[Trial]:
@@ -124,7 +120,7 @@ class Search:
     def step(self, most: int) -> list[Trial]:
         """Propose and measure a batch; the trials that are new, `most` at most."""
         if self._context is None:
-            self._begin()
+            self._begin(len(self._known) + most)
         with self._own_chance():
             proposed = self._context.generate_measure_candidates()
         if not proposed:
@@ -136,7 +132,7 @@ class Search:
             self._context.notify_runner_results(list(proposed), results)
         new = self.trials[before:]
         self._idle = 0 if new else self._idle + 1
-        if self._idle >= _MOST_IDLE:
+        if self._idle >= _MOST_IDLE and not self._small:
             self.ended = "nothing new is found"
         return new
 
@@ -173,38 +169,20 @@ class Search:
             self._commit(candidate.sch.trace, [float(v) for v in result.run_secs or [NEVER]])
         return results
 
-    def _begin(self) -> None:
+    def _begin(self, trials: int) -> None:
         """A search from the start: with the same seed it proposes the same once more, and what is
         known of that is not measured again. Trials with other seeds are where it begins."""
         task = self.task
+        self._small = is_small(task, trials)
         self._database = search_database(self.records.folder, task.key)
-        module = _module(task)
-        self._workload = self._database.commit_workload(module)
+        self._workload = self._database.commit_workload(tvm.IRModule({"main": task.workload}))
         for trial in self.trials:
             if trial.seed != self.seed and trial.number and trial.value is not None:
                 trace = task_trace(task, trial)
                 self._commit(trace, [trial.value])
-        with without_intrinsics():
-            self._context = ms.TuneContext(
-                module,
-                target=tuning_target(task.target),
-                space_generator=task.space(),
-                search_strategy=ms.search_strategy.EvolutionarySearch(
-                    population_size=96, init_min_unmeasured=16, genetic_num_iters=3, eps_greedy=0.1
-                ),
-                task_name=task.name,
-                rand_state=self.seed % (2**31 - 2) + 1,
-                num_threads=1,  # with more the order of proposals is by chance
-                logger=_QUIET,
-            )
-        self._model, _ = cost_model(self.seed)
         with self._own_chance():
-            self._context.pre_tuning(
-                2**30,
-                self.batch,
-                self._context.generate_design_space(),
-                self._database,
-                self._model,
+            self._context, self._model = begin(
+                task, self._database, small=self._small, seed=self.seed, batch=self.batch
             )
 
     @contextmanager
@@ -266,25 +244,6 @@ class Search:
     def _outcome_of(self, digest: str) -> Outcome | None:
         trial = self._known.get(digest)
         return Outcome(trial.figures, trial.reason) if trial else None
-
-
-@contextmanager
-def without_intrinsics() -> Iterator[None]:
-    """MetaSchedule imports the tensor intrinsics of GPUs and large processors, which are parsed for
-    most of a minute and have no use here."""
-    name = "tvm.s_tir.tensor_intrin"
-    if name in sys.modules:
-        yield
-        return
-    sys.modules[name] = ModuleType(name)
-    try:
-        yield
-    finally:
-        del sys.modules[name]
-
-
-def _module(task: Task) -> Any:
-    return tvm.IRModule({"main": task.workload})
 
 
 def schedule_of(task: Task, trial: Trial) -> Schedule:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import re
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from microddsp.errors import BoardError, ParameterError, nearest
-from microddsp.micro.boards import Board, boards, find_board
+from microddsp.interrupts import interruptible
+from microddsp.micro.boards import Board
 from microddsp.micro.targets import Target, find_target
 from microddsp.tuning.database import Records, compilers_of
-from microddsp.tuning.measure import METRICS, MODELLED, Bench, Values
-from microddsp.tuning.remote import Boards, check_boards
+from microddsp.tuning.measure import Bench, Values
+from microddsp.tuning.options import board_for, check_metric, check_numbers, select
+from microddsp.tuning.remote import Boards, Wear
+from microddsp.tuning.report import Progress, Tuning, progress_of, tuned
 from microddsp.tuning.search import Search
 
 if TYPE_CHECKING:
@@ -25,57 +26,6 @@ if TYPE_CHECKING:
 
 # Every candidate runs on so many sets of values.
 SETS = 2
-
-
-@dataclass(frozen=True, slots=True)
-class TunedKernel:
-    """What the trials of a kernel came to, those of earlier sessions with them."""
-
-    name: str
-    key: str
-    default: float
-    best: float
-    trials: int
-    failed: int
-    best_number: int
-    choices: dict[str, Any]
-    ended: str
-
-    @property
-    def gain(self) -> float:
-        """How many times the default the best one is; 1 where nothing was better."""
-        return self.default / self.best if self.best else 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Tuning:
-    """What a session came to. `new_trials` were measured in it."""
-
-    metric: str
-    board: str
-    target: str
-    kernels: tuple[TunedKernel, ...]
-    new_trials: int
-    seconds: float
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            **asdict(self),
-            "kernels": [asdict(k) | {"gain": round(k.gain, 4)} for k in self.kernels],
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Told after each batch."""
-
-    kernel: str
-    done: int
-    wanted: int
-    best: float
-    default: float
-    seconds: float
-    seconds_left: float | None
 
 
 def tune(
@@ -96,6 +46,7 @@ def tune(
     key: str | None = None,
     boards_at_once: int = 2,
     progress: Callable[[Progress], object] | None = None,
+    say: Callable[[str], object] = warnings.warn,
     **compile_options: Any,
 ) -> Tuning:
     """Search faster (or smaller) code for the kernels of a pipeline by measuring it.
@@ -120,6 +71,7 @@ def tune(
         tracker: "HOST:PORT" of a farm: measure on its boards, `boards_at_once` of them.
         key: Which ones; by default those called as the board.
         progress: Called after each batch.
+        say: Told when a farm's server is lost, and when a board's flash wears.
 
     Raises:
         ParameterError: An option makes no sense.
@@ -129,12 +81,13 @@ def tune(
     """
     from microddsp.tuning.task import tuning_tasks
 
-    _check(trials=trials, early_stop=early_stop, max_time_s=max_time_s, timeout_s=timeout_s)
+    check_numbers(trials=trials, early_stop=early_stop, max_time_s=max_time_s, timeout_s=timeout_s)
     chosen = find_target(target) if isinstance(target, str) else target
-    device = _board(board, chosen)
+    device = board_for(board, chosen)
     farm = f"rpc://{tracker}/{key or device.name}?board={device.name}" if tracker else None
-    _check_metric(metric, device, farm)
-    found = tuning_tasks(module, example_inputs, target=chosen, **compile_options)
+    check_metric(metric, device, farm)
+    with interruptible():
+        found = tuning_tasks(module, example_inputs, target=chosen, **compile_options)
     return tune_tasks(
         select(found, tasks),
         records=records,
@@ -146,6 +99,7 @@ def tune(
         max_time_s=max_time_s,
         timeout_s=timeout_s,
         progress=progress,
+        say=say,
         farm=farm,
         boards_at_once=boards_at_once,
     )
@@ -163,12 +117,14 @@ def tune_tasks(
     max_time_s: float | None = None,
     timeout_s: float = 20.0,
     progress: Callable[[Progress], object] | None = None,
+    say: Callable[[str], object] = warnings.warn,
     farm: str | None = None,
     boards_at_once: int = 2,
     batch: int = 32,
 ) -> Tuning:
     """`tune` for tasks that are there already."""
     began = time.monotonic()
+    wear = Wear(board, say)
 
     def left() -> float | None:
         return None if max_time_s is None else max_time_s - (time.monotonic() - began)
@@ -182,6 +138,8 @@ def tune_tasks(
                 address=farm,
                 boards_at_once=boards_at_once if farm else 1,
                 timeout_s=timeout_s,
+                say=say,
+                wear=wear,
             )
         return Bench(board, values, timeout_s=timeout_s)
 
@@ -192,7 +150,8 @@ def tune_tasks(
         ]
         before = len(kept.trials)
         for search in searches:
-            search.measure_default()
+            with interruptible():
+                search.measure_default()
         running = list(searches)
         while running:
             for search in running:
@@ -200,12 +159,15 @@ def tune_tasks(
                     search.ended = _reason_to_end(search, trials, early_stop, left())
                 if search.ended:
                     continue
-                search.step(trials - len(search.trials))
+                with interruptible():
+                    search.step(trials - len(search.trials))
                 if progress:
-                    progress(_progress(searches, search, trials, began, len(kept.trials) - before))
+                    progress(
+                        progress_of(searches, search, trials, began, len(kept.trials) - before)
+                    )
             running = [search for search in running if not search.ended]
         new = len(kept.trials) - before
-        kernels = tuple(_tuned(search) for search in searches)
+        kernels = tuple(tuned(search) for search in searches)
     return Tuning(
         metric,
         board.name,
@@ -213,28 +175,8 @@ def tune_tasks(
         kernels,
         new,
         round(time.monotonic() - began, 3),
+        wear.flashes,
     )
-
-
-def select(tasks: Sequence[Task], wanted: str) -> list[Task]:
-    """Tasks by their numbers: "all", "3", "0,2-5".
-
-    Raises:
-        ParameterError: There is no such task.
-    """
-    if wanted == "all":
-        return list(tasks)
-    chosen: dict[int, Task] = {}
-    for part in wanted.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        numbers = range(int(match[1]), int(match[2] or match[1]) + 1) if match else range(0)
-        if not numbers or numbers[-1] >= len(tasks):
-            raise ParameterError(
-                f"there is no task {part.strip()!r}",
-                hint=f"all, or numbers from 0 to {len(tasks) - 1}: 0,2-5",
-            )
-        chosen |= {n: tasks[n] for n in numbers}
-    return [chosen[n] for n in sorted(chosen)]
 
 
 @contextmanager
@@ -274,72 +216,3 @@ def _reason_to_end(
     if seconds_left is not None and seconds_left <= 0:
         return "the time is over"
     return ""
-
-
-def _progress(
-    searches: Sequence[Search], now: Search, trials: int, began: float, new: int
-) -> Progress:
-    done = sum(len(s.trials) for s in searches)
-    wanted = sum(len(s.trials) if s.ended else trials for s in searches)
-    seconds = time.monotonic() - began
-    left = seconds / new * max(wanted - done, 0) if new else None
-    return Progress(
-        now.task.name, done, wanted, now.best.value or 0.0, now.default.value or 0.0, seconds, left
-    )
-
-
-def _tuned(search: Search) -> TunedKernel:
-    best, default = search.best, search.default
-    assert best.value is not None and default.value is not None
-    return TunedKernel(
-        search.task.name,
-        search.task.key,
-        default.value,
-        best.value,
-        len(search.trials),
-        sum(t.value is None for t in search.trials),
-        best.number,
-        dict(best.choices),
-        search.ended,
-    )
-
-
-def _board(board: str | Board | None, target: Target) -> Board:
-    if board is None:
-        fitting = [b for b in boards() if b.target == target.name and b.qemu]
-        if not fitting:
-            raise BoardError(f"no emulated board has the processor of target {target.name}")
-        return fitting[0]
-    chosen = find_board(board) if isinstance(board, str) else board
-    if chosen.target != target.name:
-        raise BoardError(f"board {chosen.name} has a {chosen.target}, not a {target.name}")
-    return chosen
-
-
-def _check_metric(metric: str, board: Board, farm: str | None) -> None:
-    if metric not in METRICS:
-        raise ParameterError(f"unknown metric {metric!r}", hint=nearest(metric, METRICS))
-    if farm or board.qemu is None:
-        check_boards(board)
-        if metric not in (board.unit, "size"):
-            raise ParameterError(
-                f"a {board.name} behind a link counts {board.unit}, not {metric}",
-                hint=f"metric {board.unit!r}; cycles are modelled without a tracker",
-            )
-    elif metric == "cycles" and board.target not in MODELLED:
-        raise ParameterError(
-            f"cycles of a {board.target} are not modelled", hint='metric "instructions"'
-        )
-
-
-def _check(
-    *, trials: int, early_stop: int | None, max_time_s: float | None, timeout_s: float
-) -> None:
-    if trials < 1:
-        raise ParameterError(f"trials must be 1 or more, got {trials}")
-    if early_stop is not None and early_stop < 1:
-        raise ParameterError(f"early_stop must be 1 or more, got {early_stop}")
-    if max_time_s is not None and not max_time_s > 0:
-        raise ParameterError(f"max_time_s must be above 0, got {max_time_s}")
-    if not timeout_s > 0:
-        raise ParameterError(f"timeout_s must be above 0, got {timeout_s}")

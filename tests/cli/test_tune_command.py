@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
-from microddsp.cli.app import main
+from microddsp.cli.app import INTERRUPTED, main
+from microddsp.tuning.database import TRIALS, read_trials
 
 MODEL = """
 import torch
@@ -48,12 +53,64 @@ def test_a_model_is_tuned_shown_and_compiled(
     assert "<svg" in (tmp_path / "curve.svg").read_text()
 
 
+@pytest.mark.qemu
+def test_an_interrupted_session_keeps_its_trials_and_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "m.py").write_text(MODEL)
+    db = tmp_path / "db"
+    line = ["tune", f"{tmp_path}/m.py:follow", "-o", str(db), "--block", "8", "--json"]
+
+    def work() -> None:
+        os.setsid()  # as from a terminal, compilers and the emulator are interrupted too
+        main(line)
+
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    path = db / TRIALS
+    until = time.monotonic() + 120
+    while not path.exists() or path.read_bytes().count(b"\n") < 5:
+        assert child.is_alive() and time.monotonic() < until
+        time.sleep(0.01)
+    assert child.pid
+    os.killpg(child.pid, signal.SIGINT)
+    child.join(60)
+    assert child.exitcode == INTERRUPTED == 130
+    kept = path.read_bytes()
+    before = len(read_trials(db))  # every line is whole
+    report = json.loads(_said(capsys, *line, "--trials", str(before + 3)))
+    assert (report["new_trials"], report["kernels"][0]["trials"]) == (3, before + 3)
+    assert path.read_bytes().startswith(kept)
+    digests = [t.digest for t in read_trials(db)]
+    assert len(set(digests)) == len(digests)
+
+
+@pytest.mark.qemu
+def test_with_object_code_there_are_more_choices_and_time_limits_hold(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "m.py").write_text(MODEL)
+    db = str(tmp_path / "db")
+    line = ["tune", f"{tmp_path}/m.py:follow", "-o", db, "--block", "8", "--json"]
+    (task,) = json.loads(_said(capsys, *line, "--emit", "any", "--tasks", "list"))
+    assert {"c", "llvm"} < set(task["choices"]["code"])
+    said = _said(capsys, *line, "--timeout", "0.001", status=1)
+    assert "hangs: not done after 0.001 s" in said
+    said = _said(capsys, *line, "--timeout", "0", status=1)
+    assert "timeout_s must be above 0" in said
+    options = ("--emit", "any", "--trials", "6", "--timeout", "10")
+    (kernel,) = json.loads(_said(capsys, *line, *options))["kernels"]
+    assert kernel["trials"] == 6
+    assert {t.choices["code"] for t in read_trials(db)} > {"c"}
+
+
 def test_what_makes_no_sense_is_said_before_torch_is_imported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "m.py").write_text(MODEL)
     model = f"{tmp_path}/m.py:follow"
     assert "watts" in _said(capsys, "tune", model, "-o", "db", "--metric", "watts", status=2)
+    assert "elf" in _said(capsys, "tune", model, "-o", "db", "--emit", "elf", status=2)
     said = _said(capsys, "tune", "show", str(tmp_path / "no"), status=2)
     assert "there is no folder" in said
     assert "--output" in _said(capsys, "tune", model, status=2)

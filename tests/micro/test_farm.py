@@ -20,7 +20,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 
+from microddsp import dsp
 from microddsp.cli.app import main
 from microddsp.errors import (
     BoardError,
@@ -45,7 +47,9 @@ from microddsp.signature import OutputStructure
 from microddsp.tuning.measure import Values
 from microddsp.tuning.objects import build_all
 from microddsp.tuning.remote import Boards
-from microddsp.tuning.task import Candidate
+from microddsp.tuning.report import Tuning
+from microddsp.tuning.session import tune_tasks
+from microddsp.tuning.task import Candidate, tuning_tasks
 from tests.micro.noisy_line import NoisyLine
 
 pytestmark = pytest.mark.qemu
@@ -551,6 +555,33 @@ def test_candidates_of_a_lost_server_are_measured_on_another(
     counts = [o.figures["instructions"] for o in outcomes if not o.reason]
     assert counts == sorted(counts)
     assert counts[0] < counts[-1]
+
+
+@pytest.mark.slow
+def test_a_session_of_tuning_tells_of_a_lost_server_and_goes_on(
+    farm: Farm, lab: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    envelope = dsp.Envelope(attack_s=0.002, release_s=0.05, sample_rate_hz=8000)
+    (task,) = tuning_tasks(torch.nn.Sequential(dsp.Gain(3.0), envelope), torch.zeros(1, 8))
+    told: list[str] = []
+
+    def work() -> Tuning:
+        return tune_tasks(
+            [task],
+            records=tmp_path,
+            board=find_board(BOARD),
+            metric="instructions",
+            trials=6,
+            farm=f"rpc://{farm.tracker}/lab?board={BOARD}",
+            say=told.append,
+        )
+
+    with ThreadPoolExecutor(1) as pool:
+        tuning = pool.submit(work)
+        assert soon(lambda: tuning.done() or kill_one(busy(lab)), 60.0)
+        (kernel,) = tuning.result(200).kernels
+    assert any(text.endswith("its candidates are measured elsewhere") for text in told)
+    assert (kernel.trials, kernel.failed) == (6, 0)
 
 
 def test_a_tracker_that_ends_is_told_to_who_waits_and_sessions_go_on(

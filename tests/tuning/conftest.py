@@ -11,7 +11,7 @@ import torch
 from microddsp import dsp
 from microddsp.micro.boards import find_board
 from microddsp.tuning.measure import Bench, Outcome, Values
-from microddsp.tuning.objects import Built, build_all
+from microddsp.tuning.objects import BuiltCandidate, build_all
 from microddsp.tuning.task import Candidate, Task, tuning_tasks
 
 RATE_HZ = 8000.0
@@ -39,7 +39,9 @@ def try_all(tmp_path: Path) -> Iterator[Callable[..., list[Outcome]]]:
         benches.append(bench)
         jobs = [(c, tmp_path / str(i)) for i, c in enumerate(candidates)]
         built = build_all(jobs, task.target)
-        ready = [(c, b) for c, b in zip(candidates, built, strict=True) if isinstance(b, Built)]
+        ready = [
+            (c, b) for c, b in zip(candidates, built, strict=True) if isinstance(b, BuiltCandidate)
+        ]
         bench.expect({"instructions": 1000.0})
         measured = iter(bench.measure(ready))
         return [Outcome(reason=b) if isinstance(b, str) else next(measured) for b in built]

@@ -8,7 +8,9 @@ from dataclasses import replace
 import pytest
 
 from microddsp.micro.aot.kernel import Parameter
+from microddsp.micro.boards import find_board
 from microddsp.tuning.measure import Outcome
+from microddsp.tuning.remote import Wear
 from microddsp.tuning.task import Candidate, Task
 
 pytestmark = pytest.mark.qemu
@@ -54,6 +56,18 @@ def test_every_failure_has_its_reason_and_takes_no_other_with_it(
         assert not outcome.figures
     assert found[0].reason == ""
     assert found[0] == found[-1]  # whatever happened between them
+
+
+def test_wear_is_told_each_hundred_times() -> None:
+    told: list[str] = []
+    wear = Wear(find_board("mps2-an386"), told.append)
+    for _ in range(205):
+        wear.count()
+    assert wear.flashes == 205
+    assert [text.split(" times")[0] for text in told] == [
+        "the flash of mps2-an386 was written 100",
+        "the flash of mps2-an386 was written 200",
+    ]
 
 
 def test_object_code_gives_the_same_and_has_a_time_of_its_own(loop: Task, try_all: Tried) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 import jinja2
@@ -102,7 +101,6 @@ def _build(job: Job, code: Code, board: Board, where: Path) -> Path:
     )
 
 
-@cache
 def _sizes(image: Path) -> _Sizes:
     """Bytes of code and tables, and of memory that the job itself takes."""
     with image.open("rb") as file:
