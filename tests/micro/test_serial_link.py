@@ -24,7 +24,6 @@ from microddsp.micro.platforms import (
 )
 from microddsp.micro.platforms.flash import fill
 from microddsp.micro.rpc.boards_attached import Port, attached, choose_port
-from microddsp.micro.rpc.frames import Frames, decode, encode, pack, unpack
 from microddsp.micro.rpc.symbols import Symbols
 from microddsp.micro.session import open_project
 from tests.micro.noisy_line import NoisyLine
@@ -193,57 +192,6 @@ def test_firmware_on_a_cortex_m_speaks_over_its_uart(probe: Maker, tmp_path: Pat
                     session.run(np.full((1, 8), 1e6, np.float32))
                 assert session.time(x[:, :8]).unit == "cycles"
         emulator.kill()
-
-
-# ---- frames ----
-
-
-def test_frames_come_back_as_they_went() -> None:
-    random = np.random.default_rng(0)
-    for length in [0, 1, 2, 100, 224]:
-        for high in (1, 3, 256):
-            payload = random.integers(0, high, length, dtype=np.uint8).tobytes()
-            coded = pack(0x33, 0xABCD, 0xFFFE, 3, 224, payload)
-            assert 0 not in coded[1:-1]
-            assert unpack(coded[1:-1]) == (0x33, 0xABCD, 0xFFFE, 3, 224, payload)
-    assert decode(encode(b"\0" * 200)[1:-1]) == b"\0" * 200
-
-
-def test_a_frame_with_any_byte_changed_is_refused() -> None:
-    coded = pack(0x33, 7, 1, 2, 224, bytes(range(40)))[1:-1]
-    for at in range(len(coded)):
-        for value in (1, 0x80, 0xFF):
-            changed = bytearray(coded)
-            changed[at] ^= value
-            if 0 not in changed:
-                assert unpack(bytes(changed)) is None
-    for at in range(len(coded)):
-        assert unpack(coded[:at]) is None
-
-
-def test_the_host_repeats_until_it_has_an_answer_and_takes_each_byte_once() -> None:
-    frames = Frames(5, 115200, now=0.0)
-    hello = bytes(frames.outgoing)
-    frames.outgoing.clear()
-    frames.tick(1.0)
-    assert bytes(frames.outgoing) == hello
-    frames.feed(pack(0x32, 5, 0, 0, 224), 1.1)
-    frames.outgoing.clear()
-    frames.send(b"question", 1.2)
-    asked = bytes(frames.outgoing)
-    frames.outgoing.clear()
-    frames.tick(3.0)
-    assert unpack(frames.outgoing[1:-1])[5] == b"question"  # type: ignore[index]
-    answer = pack(0x33, 5, 0, 8, 224, b"answer")
-    assert frames.feed(answer, 3.1) == b"answer"
-    assert frames.feed(answer, 3.2) == b""
-    # sent again with more, cut otherwise: only what is new
-    assert frames.feed(pack(0x33, 5, 4, 8, 224, b"er, and more"), 3.3) == b", and more"
-    assert unpack(asked[1:-1])[5] == b"question"  # type: ignore[index]
-    assert frames.feed(pack(0x33, 6, 16, 8, 224, b"of another session"), 3.4) == b""
-    assert not frames.lost
-    frames.feed(pack(0x34, 5, 0, 0, 224), 3.5)
-    assert frames.lost
 
 
 # ---- which board, and its flash ----
