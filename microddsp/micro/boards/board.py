@@ -123,7 +123,7 @@ class Board(_Strict):
 
     @property
     def frame_bytes(self) -> int | None:
-        """The longest frame on the serial line; None where the firmware's configuration knows it."""
+        """The longest frame on the serial line; None where only the firmware knows its RAM."""
         if self.serial and self.serial.frame_bytes:
             return self.serial.frame_bytes
         if self.ram is None:
