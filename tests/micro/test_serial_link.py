@@ -226,6 +226,20 @@ def test_a_board_is_found_by_its_usb_numbers() -> None:
     assert attached(PORTS[2:], [board]) == [("nucleo", PORTS[2])]
 
 
+@pytest.mark.parametrize(
+    ("kbytes", "asked", "expected"),
+    [(16, None, 224), (31, None, 224), (32, None, 1024), (4096, None, 1024), (16, 2048, 2048)],
+)
+def test_a_board_with_little_memory_has_short_frames(
+    kbytes: int, asked: int | None, expected: int, probe: Maker, tmp_path: Path
+) -> None:
+    board = nucleo(frame_bytes=asked)
+    assert board.ram
+    board = board.model_copy(update={"ram": board.ram.model_copy(update={"kbytes": kbytes})})
+    create_project(tmp_path / "fw", probe(), board)
+    assert f"FRAME_PAYLOAD = {expected}\n" in (tmp_path / "fw/Makefile").read_text()
+
+
 def test_commands_are_filled_in(tmp_path: Path) -> None:
     image = tmp_path / "plops.elf"
     pyocd = ["pyocd", "flash", "-t", "stm32l476rg", "-u", "{serial_number}", "{image}"]
