@@ -228,9 +228,9 @@ def test_a_board_is_found_by_its_usb_numbers() -> None:
 
 @pytest.mark.parametrize(
     ("kbytes", "asked", "expected"),
-    [(16, None, 224), (31, None, 224), (32, None, 1024), (4096, None, 1024), (16, 2048, 2048)],
+    [(16, None, 224), (31, None, 224), (32, None, 1024), (256, None, 4096), (16, 2048, 2048)],
 )
-def test_a_board_with_little_memory_has_short_frames(
+def test_the_less_memory_a_board_has_the_shorter_its_frames_are(
     kbytes: int, asked: int | None, expected: int, probe: Maker, tmp_path: Path
 ) -> None:
     board = nucleo(frame_bytes=asked)

@@ -11,9 +11,8 @@ from microddsp.errors import CompileError
 from microddsp.micro.targets import find_target
 
 HOST = "host"
-# On a serial line, with RAM for long frames and without.
-FRAME_BYTES, SHORT_FRAME_BYTES = 1024, 224
-ENOUGH_KBYTES = 32
+# With so many kB of RAM: the longest frame on a serial line.
+FRAME_BYTES = ((256, 4096), (32, 1024), (0, 224))
 # With revision and qualifiers: nrf5340dk/nrf5340/cpuapp, board@1.2
 ZEPHYR_NAME = r"^[A-Za-z0-9_-]+(@[A-Za-z0-9.]+)?(/[A-Za-z0-9_/-]+)?$"
 
@@ -128,7 +127,7 @@ class Board(_Strict):
             return self.serial.frame_bytes
         if self.ram is None:
             return None
-        return FRAME_BYTES if self.ram.kbytes >= ENOUGH_KBYTES else SHORT_FRAME_BYTES
+        return next(nbytes for kbytes, nbytes in FRAME_BYTES if self.ram.kbytes >= kbytes)
 
     @property
     def unit(self) -> str:

@@ -202,8 +202,8 @@ static void take(void)
     }
 }
 
-/* Waits for a frame and does what it says. */
-static void step(void)
+/* Waits for a frame and does what it says; whether it wants an answer. */
+static int hear(void)
 {
     const int whole = receive();
     const uint16_t of = get16(&coming.head[1]);
@@ -217,9 +217,17 @@ static void step(void)
         if (whole && (coming.head[0] == FRAME_DATA)) {
             take();
         }
-        answer();
+        return 1;
     } else {
         /* Noise before the first session. */
+    }
+    return 0;
+}
+
+static void step(void)
+{
+    if (hear()) {
+        answer();
     }
 }
 
@@ -269,8 +277,8 @@ void port_write(const void *source, size_t nbytes)
         nbytes -= part;
         if (nbytes != 0u) {
             answer();
-            while (out_used == FRAME_PAYLOAD) {
-                step();
+            while (!hear() && !renewed) {
+                /* Not for this session. What is answered next is not yet all in `out`. */
             }
         }
     }
