@@ -170,6 +170,8 @@ def test_a_slow_line_has_frames_of_a_quarter_of_a_second(line: Start) -> None:
     data = some_bytes(5000)
     assert host.echo(data) == data
     assert host.longest() == (240, 240)
+    # A device that has more to say than fits into a frame says nothing twice.
+    assert sum(len(frame[5]) for frame in frames_of(host.heard)) == len(data)
     host.close()
 
 
@@ -188,15 +190,15 @@ def test_frames_of_any_length_survive_noise(line: Start, device: int, rate: floa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("device", [8, 33, 224, 1024, 4096])
-@pytest.mark.parametrize("rate", [0.0003, 0.003, 0.01, 0.03])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("device", [8, 224, 1024, 4096])
+@pytest.mark.parametrize("rate", [0.0003, 0.003, 0.03])
+@pytest.mark.parametrize("seed", range(2))
 def test_frames_of_any_length_survive_noise_for_long(
     line: Start, device: int, rate: float, seed: int
 ) -> None:
     host = Host(line(device, rate, seed).port, session=7)
     for _ in range(3):
-        data = some_bytes(60_000 if rate < 0.01 else 3000)
+        data = some_bytes(10_000 if rate < 0.01 else 500)
         assert host.echo(data, within_s=60.0) == data
     host.close()
 
