@@ -258,11 +258,11 @@ def fuzz_line(image: Path, count: int, seed: int) -> None:
     assert device.stdin and device.stdout
     os.set_blocking(device.stdout.fileno(), False)
     for i in range(1, count + 1):
-        payload = dice.randbytes(dice.randrange(225))
+        payload = dice.randbytes(dice.randrange(dice.choice([64, 1030])))
         session = dice.choice([0, 1, i & 0xFFFF])
         kind = dice.choice([0x31, 0x33, 0x33, 0x33, 0x34, dice.randrange(256)])
         seq, ack = dice.choice([0, 1, 65535, len(payload)]), dice.choice([0, 8, 65535])
-        frame = pack(kind, session, seq, ack, dice.choice([0, 8, 224, 255]), payload)
+        frame = pack(kind, session, seq, ack, dice.choice([0, 8, 1024, 65535]), payload)
         if dice.random() < 0.7:
             frame = mutated(dice, frame)
         device.stdin.write(frame)
@@ -276,7 +276,7 @@ def fuzz_line(image: Path, count: int, seed: int) -> None:
 def welcomed(device: subprocess.Popen[bytes], session: int) -> bool:
     """Whether a new session is answered; what the noise was answered comes first."""
     assert device.stdin and device.stdout
-    device.stdin.write(pack(HELLO, session, 0, 0, 224))
+    device.stdin.write(pack(HELLO, session, 0, 0, 1024))
     device.stdin.flush()
     seen = b""
     while select.select([device.stdout], [], [], ANSWER_S)[0]:

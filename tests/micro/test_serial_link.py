@@ -24,7 +24,6 @@ from microddsp.micro.platforms import (
 )
 from microddsp.micro.platforms.flash import fill
 from microddsp.micro.rpc.boards_attached import Port, attached, choose_port
-from microddsp.micro.rpc.frames import Frames, decode, encode, pack, unpack
 from microddsp.micro.rpc.symbols import Symbols
 from microddsp.micro.session import open_project
 from tests.micro.noisy_line import NoisyLine
@@ -195,57 +194,6 @@ def test_firmware_on_a_cortex_m_speaks_over_its_uart(probe: Maker, tmp_path: Pat
         emulator.kill()
 
 
-# ---- frames ----
-
-
-def test_frames_come_back_as_they_went() -> None:
-    random = np.random.default_rng(0)
-    for length in [0, 1, 2, 100, 224]:
-        for high in (1, 3, 256):
-            payload = random.integers(0, high, length, dtype=np.uint8).tobytes()
-            coded = pack(0x33, 0xABCD, 0xFFFE, 3, 224, payload)
-            assert 0 not in coded[1:-1]
-            assert unpack(coded[1:-1]) == (0x33, 0xABCD, 0xFFFE, 3, 224, payload)
-    assert decode(encode(b"\0" * 200)[1:-1]) == b"\0" * 200
-
-
-def test_a_frame_with_any_byte_changed_is_refused() -> None:
-    coded = pack(0x33, 7, 1, 2, 224, bytes(range(40)))[1:-1]
-    for at in range(len(coded)):
-        for value in (1, 0x80, 0xFF):
-            changed = bytearray(coded)
-            changed[at] ^= value
-            if 0 not in changed:
-                assert unpack(bytes(changed)) is None
-    for at in range(len(coded)):
-        assert unpack(coded[:at]) is None
-
-
-def test_the_host_repeats_until_it_has_an_answer_and_takes_each_byte_once() -> None:
-    frames = Frames(5, 115200, now=0.0)
-    hello = bytes(frames.outgoing)
-    frames.outgoing.clear()
-    frames.tick(1.0)
-    assert bytes(frames.outgoing) == hello
-    frames.feed(pack(0x32, 5, 0, 0, 224), 1.1)
-    frames.outgoing.clear()
-    frames.send(b"question", 1.2)
-    asked = bytes(frames.outgoing)
-    frames.outgoing.clear()
-    frames.tick(3.0)
-    assert unpack(frames.outgoing[1:-1])[5] == b"question"  # type: ignore[index]
-    answer = pack(0x33, 5, 0, 8, 224, b"answer")
-    assert frames.feed(answer, 3.1) == b"answer"
-    assert frames.feed(answer, 3.2) == b""
-    # sent again with more, cut otherwise: only what is new
-    assert frames.feed(pack(0x33, 5, 4, 8, 224, b"er, and more"), 3.3) == b", and more"
-    assert unpack(asked[1:-1])[5] == b"question"  # type: ignore[index]
-    assert frames.feed(pack(0x33, 6, 16, 8, 224, b"of another session"), 3.4) == b""
-    assert not frames.lost
-    frames.feed(pack(0x34, 5, 0, 0, 224), 3.5)
-    assert frames.lost
-
-
 # ---- which board, and its flash ----
 
 
@@ -276,6 +224,20 @@ def test_a_board_is_found_by_its_usb_numbers() -> None:
     with pytest.raises(BoardError, match="no nucleo is attached.*0483:374b"):
         choose_port(board, PORTS[3:])
     assert attached(PORTS[2:], [board]) == [("nucleo", PORTS[2])]
+
+
+@pytest.mark.parametrize(
+    ("kbytes", "asked", "expected"),
+    [(16, None, 224), (31, None, 224), (32, None, 1024), (256, None, 4096), (16, 2048, 2048)],
+)
+def test_the_less_memory_a_board_has_the_shorter_its_frames_are(
+    kbytes: int, asked: int | None, expected: int, probe: Maker, tmp_path: Path
+) -> None:
+    board = nucleo(frame_bytes=asked)
+    assert board.ram
+    board = board.model_copy(update={"ram": board.ram.model_copy(update={"kbytes": kbytes})})
+    create_project(tmp_path / "fw", probe(), board)
+    assert f"FRAME_PAYLOAD = {expected}\n" in (tmp_path / "fw/Makefile").read_text()
 
 
 def test_commands_are_filled_in(tmp_path: Path) -> None:

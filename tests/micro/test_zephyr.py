@@ -54,6 +54,10 @@ def test_an_application_holds_what_zephyr_wants(application: Path) -> None:
     assert (application / "models/probe/zephyr/module.yml").is_file()
     assert (application / "models/probe/src/probe.c").is_file()
     assert (application / "src/port_zephyr.c").is_file()
+    assert (
+        "FRAME_PAYLOAD=${CONFIG_MICRODDSP_FRAME_BYTES}u"
+        in (application / "CMakeLists.txt").read_text()
+    )
 
 
 def test_equal_models_give_equal_applications_without_a_path(probe: Maker, tmp_path: Path) -> None:
@@ -92,10 +96,12 @@ def test_any_name_of_a_board_is_taken_and_its_uart_named(probe: Maker, tmp_path:
 def test_a_boards_file_can_be_zephyrs(probe: Maker, tmp_path: Path) -> None:
     words = 'description = "Nucleo"\ntarget = "cortex-m4f"\nclock_hz = 80_000_000\n'
     words += 'stack_bytes = 2048\nzephyr = "nucleo_l476rg"\n[serial]\ndriver = "uart_zephyr.c"\n'
+    words += "frame_bytes = 300\n"
     (tmp_path / "mine.toml").write_text(words + 'usb = ["0483:374b"]\n')
     project = create_project(tmp_path / "fw", probe(), str(tmp_path / "mine.toml"))
     assert project.platform == "zephyr"
     assert "set(BOARD nucleo_l476rg)" in (tmp_path / "fw/CMakeLists.txt").read_text()
+    assert "default 300" in (tmp_path / "fw/Kconfig").read_text()
     again = read_project(tmp_path / "fw").board
     assert project.board and again == project.board.model_copy(update={"folder": None})
     other = (tmp_path / "mine.toml").read_text().replace("uart_zephyr.c", "uart_cmsdk.c")

@@ -11,6 +11,8 @@ from microddsp.errors import CompileError
 from microddsp.micro.targets import find_target
 
 HOST = "host"
+# With so many kB of RAM: the longest frame on a serial line.
+FRAME_BYTES = ((256, 4096), (32, 1024), (0, 224))
 # With revision and qualifiers: nrf5340dk/nrf5340/cpuapp, board@1.2
 ZEPHYR_NAME = r"^[A-Za-z0-9_-]+(@[A-Za-z0-9.]+)?(/[A-Za-z0-9_/-]+)?$"
 
@@ -48,6 +50,7 @@ class Serial(_Strict):
     `reset` and `debug`, commands in words, {image}, {hex}, {bin}, {port}, {serial_number} and, in
     `debug` alone, {gdb_port} are filled in. `debug` runs a server for gdb.
     `break_resets`: a break on the line resets the board, as with DAPLink.
+    `frame_bytes`: the longest frame on the line, for which the firmware has two buffers.
     """
 
     driver: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+\.c$")]
@@ -57,6 +60,7 @@ class Serial(_Strict):
     reset: list[str] = []
     debug: list[str] = []
     break_resets: bool = False
+    frame_bytes: Annotated[int, Field(ge=8, le=16384)] | None = None
 
 
 class Board(_Strict):
@@ -115,6 +119,15 @@ class Board(_Strict):
         if self.zephyr:
             return "zephyr"
         return "qemu" if self.qemu else "serial"
+
+    @property
+    def frame_bytes(self) -> int | None:
+        """The longest frame on the serial line; None where only the firmware knows its RAM."""
+        if self.serial and self.serial.frame_bytes:
+            return self.serial.frame_bytes
+        if self.ram is None:
+            return None
+        return next(nbytes for kbytes, nbytes in FRAME_BYTES if self.ram.kbytes >= kbytes)
 
     @property
     def unit(self) -> str:

@@ -11,33 +11,45 @@ import struct
 import zlib
 
 HELLO, WELCOME, DATA, UNKNOWN = 0x31, 0x32, 0x33, 0x34
-PAYLOAD = 224
+LARGEST = 4096  # bytes of payload that the host takes
 LEAST = 8  # bytes a frame on a bad line
-_HEAD = struct.Struct("<BHHHBB")
+_HEAD = struct.Struct("<BHHHHH")
 _CRC = struct.Struct("<I")
 _OVERHEAD = _HEAD.size + _CRC.size + 3
+_BLOCK = 254  # bytes before which COBS has a distance
+_FRAME_S = 0.25  # a frame on a slow line does not take longer,
+_SLOW = 64  # unless it has no more bytes
 _LONGEST_S = 0.1
 _HELLO_S = 0.1
 _GROW_AFTER = 4  # good frames
 
 
 def encode(frame: bytes) -> bytes:
-    """COBS between two zeros, for up to 254 bytes."""
-    coded = b"".join(bytes([len(part) + 1]) + part for part in frame.split(b"\0"))
-    return b"\0" + coded + b"\0"
+    """COBS between two zeros."""
+    coded = bytearray(1)
+    for part in frame.split(b"\0"):
+        full = len(part) // _BLOCK * _BLOCK
+        for at in range(0, full, _BLOCK):
+            coded += b"\xff" + part[at : at + _BLOCK]
+        coded.append(len(part) - full + 1)
+        coded += part[full:]
+    coded.append(0)
+    return bytes(coded)
 
 
 def decode(coded: bytes) -> bytes | None:
     """The inverse of `encode`, without the zeros around; None if it is none."""
-    parts = []
+    frame = bytearray()
     at = 0
     while at < len(coded):
         code = coded[at]
         if code == 0 or at + code > len(coded):
             return None
-        parts.append(coded[at + 1 : at + code])
+        frame += coded[at + 1 : at + code]
         at += code
-    return b"\0".join(parts)
+        if code <= _BLOCK and at < len(coded):
+            frame.append(0)
+    return bytes(frame)
 
 
 def pack(kind: int, session: int, seq: int, ack: int, limit: int, payload: bytes = b"") -> bytes:
@@ -72,9 +84,12 @@ class Frames:
         self._coded = bytearray()
         self._pending = bytearray()  # not acknowledged
         self._in_flight = 0
+        self._exposed = 0  # of what is pending, what the device may have
         self._first_out = 0
         self._next_in = 0
-        self._limit = PAYLOAD
+        self._most = min(LARGEST, max(_SLOW, int(_FRAME_S / self._byte_s)))
+        self._limit = self._most
+        self._noisy = False  # since the last frame that was sent
         self._good = 0
         self._patience = 0.0
         self._sent = now
@@ -87,16 +102,23 @@ class Frames:
         return self._sent + self._patience
 
     def tick(self, now: float) -> None:
-        """Repeat what was not answered."""
+        """Repeat what was not answered.
+
+        Where nothing is in flight and nothing was heard the device computes: it finds these
+        questions later, and answers each, so their answers shall be short.
+        """
         at = self.deadline()
         if at is None or now < at:
             return
         if not self.open:
             self._hello(now)
             return
-        self._shrink()
         patience = min(1.5 * self._patience, _LONGEST_S)
-        self._transmit(now)
+        if self._in_flight or self._noisy:
+            self._shrink()
+            self._transmit(now)
+        else:
+            self._put(now, DATA, LEAST)
         self._patience = max(self._patience, patience)
 
     def send(self, data: bytes, now: float) -> None:
@@ -107,14 +129,14 @@ class Frames:
     def feed(self, data: bytes, now: float) -> bytes:
         """What came over the line; gives what of the device's bytes is new."""
         received = bytearray()
-        for byte in data:
-            if byte:
-                self._coded.append(byte)
-                if len(self._coded) > 2 * PAYLOAD:
-                    del self._coded[:PAYLOAD]  # noise
-            elif self._coded:
+        *ended, rest = data.split(b"\0")
+        for part in ended:
+            self._coded += part
+            if self._coded:
                 received += self._frame(bytes(self._coded), now)
                 self._coded.clear()
+        self._coded += rest
+        del self._coded[: -2 * LARGEST]  # noise
         return bytes(received)
 
     def _frame(self, coded: bytes, now: float) -> bytes:
@@ -122,13 +144,14 @@ class Frames:
         if frame is None:
             self._damaged(now)
             return b""
-        kind, session, seq, ack, _, payload = frame
+        kind, session, seq, ack, limit, payload = frame
         if session != self.session or self.lost:
             return b""
         if kind == UNKNOWN and self.open:
             self.lost = True
-        elif kind == WELCOME and not self.open:
+        elif kind == WELCOME and not self.open and limit >= LEAST:
             self.open = True
+            self._most = self._limit = min(self._most, limit)
             if self._pending or self.waiting:
                 self._transmit(now)
         elif kind == DATA and self.open:
@@ -139,10 +162,11 @@ class Frames:
         self._good += 1
         if self._good >= _GROW_AFTER:
             self._good = 0
-            self._limit = min(2 * self._limit, PAYLOAD)
+            self._limit = min(2 * self._limit, self._most)
         taken = (ack - self._first_out) & 0xFFFF
-        if 0 < taken <= len(self._pending):
+        if 0 < taken <= self._exposed:
             del self._pending[:taken]
+            self._exposed -= taken
             self.moved += taken
             self._first_out = ack
             self._in_flight = 0
@@ -160,6 +184,7 @@ class Frames:
             return
         self._shrink()
         if self._in_flight or self.waiting:
+            self._noisy = True
             self._patience = min(self._patience, now - self._sent + self._gap())
 
     def _shrink(self) -> None:
@@ -173,15 +198,17 @@ class Frames:
     def _transmit(self, now: float) -> None:
         payload = bytes(self._pending[: self._limit])
         self._in_flight = len(payload)
-        self._put(now, DATA, payload)
+        self._exposed = max(self._exposed, len(payload))
+        self._put(now, DATA, self._limit, payload)
 
     def _hello(self, now: float) -> None:
-        self._put(now, HELLO)
+        self._put(now, HELLO, self._most)
         self._patience = max(self._patience, _HELLO_S)
 
-    def _put(self, now: float, kind: int, payload: bytes = b"") -> None:
-        frame = pack(kind, self.session, self._first_out, self._next_in, self._limit, payload)
+    def _put(self, now: float, kind: int, limit: int, payload: bytes = b"") -> None:
+        frame = pack(kind, self.session, self._first_out, self._next_in, limit, payload)
         self.outgoing += frame
         self._sent = now
-        there_and_back = len(frame) + self._limit + _OVERHEAD
+        self._noisy = False
+        there_and_back = len(frame) + limit + _OVERHEAD
         self._patience = 1.5 * there_and_back * self._byte_s + 0.01

@@ -7,12 +7,12 @@
 #include "port.h"
 #include "uart.h"
 
-#define HEAD_BYTES 9u
+#define HEAD_BYTES 11u
 #define CRC_BYTES 4u
-#define FRAME_BYTES (HEAD_BYTES + FRAME_PAYLOAD + CRC_BYTES)
-#define CODED_BYTES (FRAME_BYTES + 1u) /* below 255 bytes one more is enough */
+#define BLOCK_BYTES 255u /* of the code: a distance and what lies on the way */
+#define CRC_OF_ALL 0xdebb20e3u /* of a frame together with its CRC */
 
-typedef char frames_fit_one_code[(FRAME_BYTES <= 254u) ? 1 : -1];
+typedef char payload_has_a_size[((FRAME_PAYLOAD >= 8u) && (FRAME_PAYLOAD <= 16384u)) ? 1 : -1];
 
 static uint16_t session; /* 0: none */
 static uint16_t next_in;
@@ -27,16 +27,15 @@ static size_t limit;
 
 static int renewed; /* a session began, of which the server does not know yet */
 
-static uint32_t crc32(const uint8_t *bytes, size_t nbytes)
+static uint32_t crc32(uint32_t crc, uint8_t byte)
 {
-    uint32_t crc = UINT32_MAX;
-    for (size_t i = 0u; i < nbytes; ++i) {
-        crc ^= bytes[i];
-        for (int bit = 0; bit < 8; ++bit) {
-            crc = (crc >> 1) ^ (0xedb88320u & (0u - (crc & 1u)));
-        }
-    }
-    return ~crc;
+    static const uint32_t of_bits[16] = {
+        0x00000000u, 0x1db71064u, 0x3b6e20c8u, 0x26d930acu, 0x76dc4190u, 0x6b6b51f4u,
+        0x4db26158u, 0x5005713cu, 0xedb88320u, 0xf00f9344u, 0xd6d6a3e8u, 0xcb61b38cu,
+        0x9b64c2b0u, 0x86d3d2d4u, 0xa00ae278u, 0xbdbdf21cu};
+    crc ^= byte;
+    crc = (crc >> 4) ^ of_bits[crc & 15u];
+    return (crc >> 4) ^ of_bits[crc & 15u];
 }
 
 static uint16_t get16(const uint8_t *at)
@@ -52,36 +51,58 @@ static void put16(uint8_t *at, uint16_t value)
 
 /* ---- out ---- */
 
-static void send(enum frame_kind kind, uint16_t to, const uint8_t *payload, size_t nbytes)
+/* A frame under way, encoded piece by piece while the UART sends. */
+static struct {
+    uint8_t coded[BLOCK_BYTES + 2u];
+    size_t used;
+    size_t open; /* where the distance to the next zero will stand */
+    uint32_t crc;
+} sending;
+
+static void put(const uint8_t *bytes, size_t nbytes)
 {
-    static uint8_t coded[CODED_BYTES + 2u]; /* [0]: end of whatever noise came before */
-    uint8_t *const frame = &coded[2];
-    frame[0] = (uint8_t)kind;
-    put16(&frame[1], to);
-    put16(&frame[3], first_out);
-    put16(&frame[5], next_in);
-    frame[7] = (uint8_t)FRAME_PAYLOAD;
-    frame[8] = (uint8_t)nbytes;
-    if (nbytes != 0u) {
-        (void)memcpy(&frame[HEAD_BYTES], payload, nbytes);
-    }
-    const size_t checked = HEAD_BYTES + nbytes;
-    const uint32_t crc = crc32(frame, checked);
-    put16(&frame[checked], (uint16_t)(crc & 0xffffu));
-    put16(&frame[checked + 2u], (uint16_t)(crc >> 16));
-    /* Each zero becomes the distance to the next one. */
-    const size_t end = checked + CRC_BYTES;
-    size_t zero = 1u;
-    coded[0] = 0u;
-    for (size_t i = 2u; i < end + 2u; ++i) {
-        if (coded[i] == 0u) {
-            coded[zero] = (uint8_t)(i - zero);
-            zero = i;
+    for (size_t i = 0u; i < nbytes; ++i) {
+        sending.crc = crc32(sending.crc, bytes[i]);
+        if (bytes[i] != 0u) {
+            sending.coded[sending.used++] = bytes[i];
+        }
+        const size_t distance = sending.used - sending.open;
+        if ((bytes[i] == 0u) || (distance == BLOCK_BYTES)) {
+            sending.coded[sending.open] = (uint8_t)distance;
+            sending.open = sending.used++;
+        }
+        if (sending.used > BLOCK_BYTES) {
+            uart_write(sending.coded, sending.open);
+            sending.used -= sending.open;
+            (void)memmove(sending.coded, &sending.coded[sending.open], sending.used);
+            sending.open = 0u;
         }
     }
-    coded[zero] = (uint8_t)(end + 2u - zero);
-    uart_write(coded, end + 2u);
-    uart_write(coded, 1u);
+}
+
+static void send(enum frame_kind kind, uint16_t to, const uint8_t *payload, size_t nbytes)
+{
+    uint8_t head[HEAD_BYTES];
+    uint8_t check[CRC_BYTES];
+    head[0] = (uint8_t)kind;
+    put16(&head[1], to);
+    put16(&head[3], first_out);
+    put16(&head[5], next_in);
+    put16(&head[7], (uint16_t)FRAME_PAYLOAD);
+    put16(&head[9], (uint16_t)nbytes);
+    sending.coded[0] = 0u; /* ends whatever noise came before */
+    sending.open = 1u;
+    sending.used = 2u;
+    sending.crc = UINT32_MAX;
+    put(head, sizeof(head));
+    put(payload, nbytes);
+    const uint32_t crc = ~sending.crc;
+    put16(&check[0], (uint16_t)(crc & 0xffffu));
+    put16(&check[2], (uint16_t)(crc >> 16));
+    put(check, sizeof(check));
+    sending.coded[sending.open] = (uint8_t)(sending.used - sending.open);
+    sending.coded[sending.used++] = 0u;
+    uart_write(sending.coded, sending.used);
 }
 
 static void answer(void)
@@ -91,30 +112,59 @@ static void answer(void)
 
 /* ---- in ---- */
 
-/* Undoes the code in place; the frame's length, or 0 if there is none. */
-static size_t decode(uint8_t *bytes, size_t nbytes)
+/* A frame that comes. Its payload goes to `in`, or nowhere while that is not read: no buffer of its
+ * own is needed. */
+static struct {
+    uint8_t head[HEAD_BYTES];
+    size_t nbytes;
+    uint32_t crc;
+} coming;
+
+static void get(uint8_t byte)
 {
-    size_t at = 0u;
-    size_t end = 0u;
-    while (at < nbytes) {
-        const size_t code = bytes[at++];
-        if ((code == 0u) || (at + code - 1u > nbytes)) {
-            return 0u;
-        }
-        for (size_t i = 1u; i < code; ++i) {
-            bytes[end++] = bytes[at++];
-        }
-        if (at < nbytes) {
-            bytes[end++] = 0u;
-        }
+    if (coming.nbytes < HEAD_BYTES) {
+        coming.head[coming.nbytes] = byte;
+    } else if ((in_at == in_end) && (coming.nbytes - HEAD_BYTES < FRAME_PAYLOAD)) {
+        in[coming.nbytes - HEAD_BYTES] = byte;
+    } else {
+        /* Too long, too early, or its CRC. */
     }
-    if ((end < HEAD_BYTES + CRC_BYTES) || (end != HEAD_BYTES + bytes[8] + CRC_BYTES)) {
-        return 0u;
+    coming.crc = crc32(coming.crc, byte);
+    ++coming.nbytes;
+}
+
+/* Waits for a frame; whether it is whole. */
+static int receive(void)
+{
+    size_t left = 0u;               /* bytes to the next zero */
+    size_t distance = BLOCK_BYTES;  /* the longest one has no zero at its end */
+    coming.nbytes = 0u;
+    coming.crc = UINT32_MAX;
+    uint8_t byte = uart_read();
+    while (byte == 0u) {
+        byte = uart_read();
     }
-    const size_t checked = end - CRC_BYTES;
-    const uint32_t crc =
-        (uint32_t)get16(&bytes[checked]) | ((uint32_t)get16(&bytes[checked + 2u]) << 16);
-    return (crc == crc32(bytes, checked)) ? end : 0u;
+    for (; byte != 0u; byte = uart_read()) {
+        if (left != 0u) {
+            get(byte);
+        } else {
+            if (distance != BLOCK_BYTES) {
+                get(0u);
+            }
+            distance = byte;
+            left = byte;
+        }
+        --left;
+    }
+    return (left == 0u) && (coming.crc == CRC_OF_ALL) &&
+           (coming.nbytes >= HEAD_BYTES + CRC_BYTES) &&
+           (coming.nbytes == HEAD_BYTES + get16(&coming.head[9]) + CRC_BYTES);
+}
+
+static void obey_limit(void)
+{
+    const size_t theirs = get16(&coming.head[7]);
+    limit = (theirs < FRAME_PAYLOAD) ? theirs : FRAME_PAYLOAD;
 }
 
 static void begin(uint16_t with)
@@ -129,61 +179,55 @@ static void begin(uint16_t with)
     in_at = 0u;
     in_end = 0u;
     out_used = 0u;
-    limit = FRAME_PAYLOAD;
+    obey_limit();
     send(FRAME_WELCOME, session, NULL, 0u);
     renewed = 1;
 }
 
-static void take(const uint8_t *frame)
+static void take(void)
 {
-    const uint16_t acknowledged = (uint16_t)(get16(&frame[5]) - first_out);
+    const uint16_t acknowledged = (uint16_t)(get16(&coming.head[5]) - first_out);
     if (acknowledged <= out_used) {
         out_used -= acknowledged;
         (void)memmove(out, &out[acknowledged], out_used);
         first_out = (uint16_t)(first_out + acknowledged);
     }
-    limit = (frame[7] < FRAME_PAYLOAD) ? frame[7] : FRAME_PAYLOAD;
-    const size_t nbytes = frame[8];
-    const uint16_t known = (uint16_t)(next_in - get16(&frame[3]));
+    obey_limit();
+    const size_t nbytes = get16(&coming.head[9]);
+    const uint16_t known = (uint16_t)(next_in - get16(&coming.head[3]));
     if ((known < nbytes) && (in_at == in_end) && (nbytes <= FRAME_PAYLOAD)) {
-        in_at = 0u;
-        in_end = nbytes - known;
-        (void)memcpy(in, &frame[HEAD_BYTES + known], in_end);
-        next_in = (uint16_t)(next_in + in_end);
+        in_at = known;
+        in_end = nbytes;
+        next_in = (uint16_t)(next_in + (nbytes - known));
     }
 }
 
-/* Waits for a frame and does what it says. */
-static void step(void)
+/* Waits for a frame and does what it says; whether it wants an answer. */
+static int hear(void)
 {
-    static uint8_t frame[CODED_BYTES];
-    size_t nbytes = 0u;
-    int fits = 1;
-    for (uint8_t byte = uart_read(); (byte != 0u) || (nbytes == 0u); byte = uart_read()) {
-        if (byte == 0u) {
-            continue;
-        }
-        if (nbytes == CODED_BYTES) {
-            fits = 0;
-            nbytes = 0u;
-        }
-        frame[nbytes++] = byte;
-    }
-    const int whole = (fits && (decode(frame, nbytes) != 0u)) ? 1 : 0;
-    const uint16_t of = get16(&frame[1]);
-    if (whole && (frame[0] == FRAME_HELLO) && (of != 0u)) {
+    const int whole = receive();
+    const uint16_t of = get16(&coming.head[1]);
+    if (whole && (coming.head[0] == FRAME_HELLO) && (of != 0u)) {
         begin(of);
-    } else if (whole && (frame[0] == FRAME_DATA) && (of != session)) {
+    } else if (whole && (coming.head[0] == FRAME_DATA) && (of != session)) {
         if (session == 0u) {
             send(FRAME_UNKNOWN, of, NULL, 0u);
         }
     } else if (session != 0u) {
-        if (whole && (frame[0] == FRAME_DATA)) {
-            take(frame);
+        if (whole && (coming.head[0] == FRAME_DATA)) {
+            take();
         }
-        answer();
+        return 1;
     } else {
         /* Noise before the first session. */
+    }
+    return 0;
+}
+
+static void step(void)
+{
+    if (hear()) {
+        answer();
     }
 }
 
@@ -233,8 +277,8 @@ void port_write(const void *source, size_t nbytes)
         nbytes -= part;
         if (nbytes != 0u) {
             answer();
-            while (out_used == FRAME_PAYLOAD) {
-                step();
+            while (!hear() && !renewed) {
+                /* Not for this session. What is answered next is not yet all in `out`. */
             }
         }
     }

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from microddsp.micro.boards import Board
+from microddsp.micro.boards.board import FRAME_BYTES
 from microddsp.micro.platforms.module import module_files
 from microddsp.micro.platforms.platform import ProjectFiles
 from microddsp.micro.platforms.profiling import instrument
@@ -67,6 +68,7 @@ def project_files(
         "uart": options.get("uart", ""),
         "heap_bytes": options.get("heap") or sum(heap_bytes(model) for model in models),
         "stack_bytes": options.get("stack", board.stack_bytes),
+        "frame_bytes": FRAME_BYTES,
         "sources": sorted(["app.c", "main.c", *(n for n in RUNTIME_FILES if n.endswith(".c"))]),
     }
     made = {**_MADE, f"boards/{overlay}.overlay": "board.overlay"}

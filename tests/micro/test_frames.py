@@ -1,0 +1,330 @@
+"""Frames of a serial line: the host's end alone, and with the device's end as a process."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import subprocess
+import time
+import tty
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from microddsp.micro.platforms.texts import RUNTIME
+from microddsp.micro.rpc.frames import (
+    DATA,
+    LARGEST,
+    LEAST,
+    WELCOME,
+    Frames,
+    decode,
+    encode,
+    pack,
+    unpack,
+)
+from tests.micro.noisy_line import NoisyLine
+
+Frame = tuple[int, int, int, int, int, bytes]
+
+# Gives back what it was sent: a length, then so many bytes.
+ECHO = """#include "port.h"
+
+static void serve(void)
+{
+    static uint8_t bytes[65536];
+    uint16_t length;
+    while (port_read(&length, sizeof(length)) == 0) {
+        if (port_read(bytes, length) != 0) {
+            return;
+        }
+        port_write(bytes, length);
+        port_flush();
+    }
+}
+
+int main(void)
+{
+    port_run(serve);
+    return 0;
+}
+"""
+
+
+class Host:
+    """The host's end on a port, and every frame that went over it whole."""
+
+    def __init__(self, port: str, session: int, baud: int = 4_000_000) -> None:
+        self.fd = os.open(port, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+        tty.setraw(self.fd)
+        self.frames = Frames(session, baud, time.monotonic())
+        self.frames.waiting = True
+        self.sent: list[Frame] = []
+        self.heard = b""
+
+    def echo(self, data: bytes, *, within_s: float = 20.0) -> bytes:
+        end = time.monotonic() + within_s
+        self.frames.send(len(data).to_bytes(2, "little") + data, time.monotonic())
+        self.frames.waiting = True
+        got = b""
+        while len(got) < len(data):
+            self._write()
+            due = self.frames.deadline()
+            assert due is not None
+            patience = max(0.0, due - time.monotonic())
+            if select.select([self.fd], [], [], patience)[0]:
+                news = os.read(self.fd, 1 << 16)
+                self.heard += news
+                got += self.frames.feed(news, time.monotonic())
+            self.frames.tick(time.monotonic())
+            assert time.monotonic() < end
+        self.frames.waiting = False
+        return got
+
+    def _write(self) -> None:
+        outgoing = self.frames.outgoing
+        self.sent += frames_of(bytes(outgoing))
+        while outgoing:
+            select.select([], [self.fd], [])
+            del outgoing[: os.write(self.fd, outgoing)]
+
+    def longest(self) -> tuple[int, int]:
+        """Of the payloads there and back."""
+        heard = frames_of(self.heard)
+        return max(len(f[5]) for f in self.sent), max(len(f[5]) for f in heard)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+def frames_of(data: bytes) -> list[Frame]:
+    frames = [unpack(coded) for coded in data.split(b"\0") if coded]
+    return [frame for frame in frames if frame is not None]
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """The echo, for a device with frames of so many bytes."""
+    folder = tmp_path_factory.mktemp("echo")
+    for name in ("frames.c", "frames.h", "uart.h", "uart_posix.c", "port.h"):
+        shutil.copy(RUNTIME / name, folder)
+    (folder / "echo.c").write_text(ECHO)
+
+    def build(frame_bytes: int) -> Path:
+        program = folder / f"echo{frame_bytes}"
+        if not program.exists():
+            sources = ["frames.c", "uart_posix.c", "echo.c"]
+            checks = ["-Wall", "-Wextra", "-Wconversion", "-Werror", "-fsanitize=address,undefined"]
+            command = ["gcc", "-std=gnu11", *checks, f"-DFRAME_PAYLOAD={frame_bytes}u", *sources]
+            subprocess.run([*command, "-o", program.name], cwd=folder, check=True)
+        return program
+
+    return build
+
+
+@pytest.fixture
+def line(image: Callable[[int], Path]) -> Iterator[Callable[..., NoisyLine]]:
+    lines: list[NoisyLine] = []
+
+    def start(frame_bytes: int, rate: float = 0.0, seed: int = 1) -> NoisyLine:
+        lines.append(NoisyLine(image(frame_bytes), rate=rate, seed=seed))
+        return lines[-1]
+
+    yield start
+    for each in lines:
+        each.close()
+
+
+Start = Callable[..., NoisyLine]
+
+
+def some_bytes(count: int, high: int = 256, low: int = 0) -> bytes:
+    return np.random.default_rng(count).integers(low, high, count, dtype=np.uint8).tobytes()
+
+
+# ---- both ends ----
+
+
+@pytest.mark.parametrize("device", [8, 224, 1024, 4096, 16384])
+def test_both_ends_send_the_longest_frame_that_both_take(line: Start, device: int) -> None:
+    host = Host(line(device).port, session=7)
+    for data in (some_bytes(20_000), bytes(5000), some_bytes(5000, low=1), some_bytes(1)):
+        assert host.echo(data) == data
+    assert host.longest() == (min(device, LARGEST), min(device, LARGEST))
+    host.close()
+
+
+def test_every_length_of_a_code_passes(line: Start) -> None:
+    host = Host(line(1024).port, session=7)
+    for length in (1, 200, *range(236, 246), 253, 254, 255, 256, 490, 508, 509, 762, 1017, 1024):
+        for data in (b"\1" * length, bytes(length), b"\1" * (length - 1) + b"\0"):
+            assert host.echo(data) == data
+    host.close()
+
+
+def test_a_slow_line_has_frames_of_a_quarter_of_a_second(line: Start) -> None:
+    host = Host(line(1024).port, session=7, baud=9600)
+    data = some_bytes(5000)
+    assert host.echo(data) == data
+    assert host.longest() == (240, 240)
+    # A device that has more to say than fits into a frame says nothing twice.
+    assert sum(len(frame[5]) for frame in frames_of(host.heard)) == len(data)
+    host.close()
+
+
+@pytest.mark.parametrize(
+    ("device", "rate"), [(8, 0.01), (224, 0.001), (224, 0.01), (1024, 0.001), (1024, 0.01)]
+)
+def test_frames_of_any_length_survive_noise(line: Start, device: int, rate: float) -> None:
+    noisy = line(device, rate)
+    host = Host(noisy.port, session=7)
+    for count in (10_000, 1000, 1):
+        data = some_bytes(count // (10 if rate > 0.001 else 1) + 1)
+        assert host.echo(data) == data
+    assert host.longest()[0] <= device
+    host.close()
+    assert noisy.close() > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", [8, 224, 1024, 4096])
+@pytest.mark.parametrize("rate", [0.0003, 0.003, 0.03])
+@pytest.mark.parametrize("seed", range(2))
+def test_frames_of_any_length_survive_noise_for_long(
+    line: Start, device: int, rate: float, seed: int
+) -> None:
+    host = Host(line(device, rate, seed).port, session=7)
+    for _ in range(3):
+        data = some_bytes(10_000 if rate < 0.01 else 500)
+        assert host.echo(data, within_s=60.0) == data
+    host.close()
+
+
+def test_a_session_that_begins_in_the_middle_of_a_frame_is_alone(line: Start) -> None:
+    port = line(1024).port
+    for session in (1, 2, 3):
+        host = Host(port, session)
+        data = some_bytes(3000 + session)
+        assert host.echo(data) == data
+        host.frames.send(b"\xff\xff" + data, time.monotonic())  # a request without its end
+        half = host.frames.outgoing[: 500 * session]
+        os.write(host.fd, half)
+        host.close()
+
+
+# ---- the host's end ----
+
+
+def welcomed(limit: int, baud: int = 115200) -> Frames:
+    frames = Frames(5, baud, now=0.0)
+    frames.feed(pack(WELCOME, 5, 0, 0, limit), 0.01)
+    frames.outgoing.clear()
+    return frames
+
+
+def last(frames: Frames) -> Frame:
+    found = frames_of(bytes(frames.outgoing))
+    frames.outgoing.clear()
+    return found[-1]
+
+
+def test_a_device_that_computes_is_asked_for_short_answers_and_then_sends_long_ones() -> None:
+    frames = welcomed(1024)
+    frames.waiting = True
+    frames.send(b"question", 1.0)
+    assert last(frames)[4] == 1024
+    frames.feed(pack(DATA, 5, 0, 8, 1024), 1.1)
+    for _ in range(5):
+        due = frames.deadline()
+        assert due is not None
+        frames.tick(due)
+        assert last(frames)[3:] == (0, LEAST, b"")
+    frames.feed(pack(DATA, 5, 0, 8, 1024, bytes(1024)), 9.0)
+    assert last(frames)[3:] == (1024, 1024, b"")
+
+
+def test_frames_become_short_where_nothing_arrives_and_long_again() -> None:
+    frames = welcomed(1024)
+    frames.send(bytes(9000), 1.0)
+    lengths = []
+    for _ in range(8):
+        due = frames.deadline()
+        assert due is not None
+        frames.tick(due)
+        lengths.append(len(last(frames)[5]))
+    assert lengths == [512, 256, 128, 64, 32, 16, 8, 8]
+    taken = 0
+    for _ in range(29):
+        taken += lengths[-1]
+        frames.feed(pack(DATA, 5, 0, taken, 1024), 9.0)
+        lengths.append(len(last(frames)[5]))
+    assert lengths[8:12] == [8, 8, 8, 16]
+    assert lengths[-1] == 1024
+
+
+def test_what_was_acknowledged_long_ago_is_not_taken_for_what_is_sent_now() -> None:
+    frames = welcomed(1024)
+    frames.send(bytes(1024) + b"\1" * 70_000, 1.0)
+    frames.feed(pack(DATA, 5, 0, 1024, 1024), 1.1)
+    last(frames)
+    frames.feed(pack(DATA, 5, 0, 0, 1024), 1.2)  # 64512 bytes ahead, or 1024 behind
+    due = frames.deadline()
+    assert due is not None
+    frames.tick(due)
+    assert last(frames)[2] == 1024
+
+
+def test_a_device_that_takes_nothing_is_no_device() -> None:
+    frames = welcomed(LEAST - 1)
+    assert not frames.open
+
+
+def test_frames_come_back_as_they_went() -> None:
+    random = np.random.default_rng(0)
+    for length in [0, 1, 2, 100, *range(240, 246), 254, 255, 1024, 4096]:
+        for high in (1, 3, 256):
+            payload = random.integers(0, high, length, dtype=np.uint8).tobytes()
+            coded = pack(0x33, 0xABCD, 0xFFFE, 3, 1024, payload)
+            assert 0 not in coded[1:-1]
+            assert unpack(coded[1:-1]) == (0x33, 0xABCD, 0xFFFE, 3, 1024, payload)
+    assert decode(encode(b"\0" * 200)[1:-1]) == b"\0" * 200
+
+
+def test_a_frame_with_any_byte_changed_is_refused() -> None:
+    coded = pack(0x33, 7, 1, 2, 1024, bytes(range(40)))[1:-1]
+    for at in range(len(coded)):
+        for value in (1, 0x80, 0xFF):
+            changed = bytearray(coded)
+            changed[at] ^= value
+            if 0 not in changed:
+                assert unpack(bytes(changed)) is None
+    for at in range(len(coded)):
+        assert unpack(coded[:at]) is None
+
+
+def test_the_host_repeats_until_it_has_an_answer_and_takes_each_byte_once() -> None:
+    frames = Frames(5, 115200, now=0.0)
+    hello = bytes(frames.outgoing)
+    frames.outgoing.clear()
+    frames.tick(1.0)
+    assert bytes(frames.outgoing) == hello
+    frames.feed(pack(0x32, 5, 0, 0, 1024), 1.1)
+    frames.outgoing.clear()
+    frames.send(b"question", 1.2)
+    asked = bytes(frames.outgoing)
+    frames.outgoing.clear()
+    frames.tick(3.0)
+    assert unpack(frames.outgoing[1:-1])[5] == b"question"  # type: ignore[index]
+    answer = pack(0x33, 5, 0, 8, 1024, b"answer")
+    assert frames.feed(answer, 3.1) == b"answer"
+    assert frames.feed(answer, 3.2) == b""
+    # sent again with more, cut otherwise: only what is new
+    assert frames.feed(pack(0x33, 5, 4, 8, 1024, b"er, and more"), 3.3) == b", and more"
+    assert unpack(asked[1:-1])[5] == b"question"  # type: ignore[index]
+    assert frames.feed(pack(0x33, 6, 16, 8, 1024, b"of another session"), 3.4) == b""
+    assert not frames.lost
+    frames.feed(pack(0x34, 5, 0, 0, 1024), 3.5)
+    assert frames.lost
