@@ -35,6 +35,8 @@ def read_inputs(
     """
     suffix = Path(path).suffix.lower()
     try:
+        if columns and suffix != ".csv":
+            raise SignalError("only a CSV file has columns to choose", hint="leave --column out")
         if suffix == ".npz":
             return _read_npz(Path(path), signature)
         if len(signature.inputs) != 1:

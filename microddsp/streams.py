@@ -120,6 +120,16 @@ def join_blocks(
     return signature.structure.unflatten(joined)
 
 
+def refused_setting(name: str, values: np.ndarray, where: str) -> ParameterError:
+    """What is said where a setter returns PLOPS_ERR_RANGE."""
+    text = ", ".join(f"{value:.7g}" for value in values.ravel())
+    return ParameterError(
+        f"{name} cannot be {text}",
+        where=where,
+        hint="not finite or out of its range; nothing was changed",
+    )
+
+
 def setting(signature: Signature, name: str, value: Any) -> np.ndarray:
     """A new value of a tunable number, float32, as its setter takes it.
 
@@ -130,7 +140,7 @@ def setting(signature: Signature, name: str, value: Any) -> np.ndarray:
     if name not in known:
         raise ParameterError(
             f"{signature.name} has no tunable number {name!r}",
-            hint=nearest(name, known) if known else 'compile(..., tunable=["1.threshold"])',
+            hint=nearest(name, known) if known else "compile it with --tunable PATH",
         )
     values = _to_numpy(value)
     if values.dtype.kind not in "fiu" or values.shape != known[name].shape:

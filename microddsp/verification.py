@@ -217,7 +217,8 @@ def _compare(
 ) -> OutputReport:
     if got.shape != expected.shape:
         raise VerificationError(
-            f"output {spec.name!r} has shape {got.shape}, PyTorch gives {expected.shape}"
+            f"output {spec.name!r} has shape {got.shape}, PyTorch gives {expected.shape}",
+            hint="is this the pipeline that the model was compiled from?",
         )
     reference = expected.astype(np.float64)
     error = np.abs(got.astype(np.float64) - reference)

@@ -12,8 +12,9 @@ from microddsp.budget import KEYS, read_limits
 from microddsp.errors import MicroddspError, ParameterError, nearest
 from microddsp.micro.aot.memory_options import MemoryOptions
 from microddsp.micro.boards import find_board
-from microddsp.micro.farm.address import is_farm_address, parse_address
+from microddsp.micro.farm.address import is_farm_address, parse_address, parse_tracker
 from microddsp.micro.package.names import is_c_name
+from microddsp.micro.platforms.zephyr.boards import emulated_boards
 from microddsp.micro.targets import find_target
 
 _SHAPE = re.compile(r"([A-Za-z_]\w*):(\d+(?:,\d+)*)", re.ASCII)
@@ -32,16 +33,41 @@ def check_target(name: str) -> str:
     return name
 
 
+def target_of(target: str | None, board: str | None) -> str:
+    """The target that was named, else the board's, else the usual one."""
+    if target is not None:
+        return check_target(target)
+    return find_board(board).target if board is not None else "cortex-m4f"
+
+
 def check_board(name: str | None) -> str | None:
     if name is not None:
         try:
             if is_farm_address(name):
-                parse_address(str(name))
+                address = parse_address(name)
+                if address.board and address.board not in emulated_boards():
+                    find_board(address.board)
             else:
                 find_board(str(name))
         except MicroddspError as error:
             raise refuse(error) from error
     return name
+
+
+def check_board_here(name: str | None) -> str | None:
+    """A board of this computer, for commands that do not go through a farm's address."""
+    if is_farm_address(name):
+        raise typer.BadParameter(f"{name!r}: `microddsp run` alone takes a board's rpc:// address")
+    return check_board(name)
+
+
+def check_tracker(text: str | None) -> str | None:
+    if text is None:
+        return None
+    try:
+        return str(parse_tracker(text))
+    except MicroddspError as error:
+        raise refuse(error) from error
 
 
 def check_name(name: str | None) -> str | None:

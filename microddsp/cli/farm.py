@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from microddsp.cli.arguments import refuse
+from microddsp.cli.arguments import check_tracker, refuse
 from microddsp.cli.render import show_json, show_table
 from microddsp.errors import MicroddspError
 from microddsp.micro.boards import DEFAULT_BOARD, HOST, Board, find_board
@@ -29,16 +29,9 @@ _LOOPBACK = "127.0.0.1"
 _TRACKER_PORT = 9190
 
 
-def _check_tracker(text: str) -> str:
-    try:
-        return str(parse_tracker(text))
-    except MicroddspError as error:
-        raise refuse(error) from error
-
-
 Tracker = Annotated[
     str,
-    typer.Option("--tracker", metavar="HOST:PORT", callback=_check_tracker, help="Whom to ask."),
+    typer.Option("--tracker", metavar="HOST:PORT", callback=check_tracker, help="Whom to ask."),
 ]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 

@@ -23,6 +23,7 @@ from microddsp.micro.platforms import (
     flash_project,
     run_project,
 )
+from microddsp.micro.project_api.server import PROGRAM
 
 micro = typer.Typer(
     name="micro",
@@ -108,6 +109,11 @@ def _find(platform: str, template_dir: Path | None) -> Platform:
     if (platform == TEMPLATE) != (template_dir is not None):
         raise typer.BadParameter("platform template and --template-dir go together")
     if template_dir is not None:
+        if not (template_dir / PROGRAM).is_file():
+            raise typer.BadParameter(
+                f"there is no template in {str(template_dir)!r}: it has no {PROGRAM}\n"
+                "docs/project-api.md tells how"
+            )
         return Template(template_dir)
     try:
         return find_platform(platform)

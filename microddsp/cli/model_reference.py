@@ -54,7 +54,10 @@ def parse_reference(text: str) -> ModelReference:
         return ModelReference(text)
     source, colon, factory = text.rpartition(":")
     if not colon or not factory.isidentifier():
-        raise typer.BadParameter(f"{text!r} names no factory: write file.py:factory")
+        hint = "\nan archive is compiled already; MODEL is what it was made from"
+        raise typer.BadParameter(
+            f"{text!r} names no factory: write file.py:factory" + hint * text.endswith(".tar")
+        )
     if source.endswith(".py"):
         if not Path(source).is_file():
             raise typer.BadParameter(f"there is no file {source!r}")

@@ -9,10 +9,10 @@ import typer
 
 from microddsp.cli.arguments import (
     check_archive,
-    check_board,
-    check_target,
+    check_board_here,
     parse_budget,
     parse_shapes,
+    target_of,
 )
 from microddsp.cli.model_reference import HELP, ModelReference, load_module, parse_reference
 
@@ -37,7 +37,7 @@ def report_command(
     ] = None,
     board: Annotated[
         str | None,
-        typer.Option(callback=check_board, help="Measure time and stack on it."),
+        typer.Option(callback=check_board_here, help="Measure time and stack on it."),
     ] = None,
     inputs: Annotated[
         Path | None,
@@ -63,7 +63,8 @@ def report_command(
     ] = None,
 ) -> None:
     """Show what a model needs, where its time goes and how exact it is, in one page."""
-    is_archive = model.endswith(".tar") or ":" not in model and not model.endswith(".pt2")
+    suffix = Path(model).suffix
+    is_archive = suffix == ".tar" or ":" not in model and suffix not in (".py", ".pt2")
     options = (target, block, channels, input_shape)
     if is_archive and any(value is not None for value in options):
         raise typer.BadParameter("an archive is compiled already: no target, block or shape")
@@ -75,10 +76,12 @@ def report_command(
     reference = parse_reference(text) if text is not None else None
     limits = parse_budget(budget)
     shapes = parse_shapes(input_shape or ())
-    chosen = _target(target, board)
+    chosen = target_of(target, board)
     for path in (output, json_file):
         if path is not None and not path.parent.is_dir():
             raise typer.BadParameter(f"there is no folder {str(path.parent)!r}")
+        if path is not None and path.is_dir():
+            raise typer.BadParameter(f"{str(path)!r} is a folder")
     if inputs is not None:
         check_archive(inputs)
 
@@ -99,14 +102,6 @@ def report_command(
         made.save_json(json_file)
         typer.echo(f"written: {json_file}")
     made.check_budget()
-
-
-def _target(target: str | None, board: str | None) -> str:
-    from microddsp.micro.boards import find_board
-
-    if target is not None:
-        return check_target(target)
-    return find_board(board).target if board is not None else "cortex-m4f"
 
 
 def _compiled(

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from microddsp.cli.arguments import check_board, check_choice, check_target, parse_shapes
+from microddsp.cli.arguments import (
+    check_board_here,
+    check_choice,
+    check_tracker,
+    parse_shapes,
+    target_of,
+)
 from microddsp.cli.compile import example_blocks
 from microddsp.cli.model_reference import HELP, load_module, parse_reference
 from microddsp.cli.render import show_facts, show_json, show_table
@@ -41,11 +47,12 @@ def tune_command(
         Path, typer.Option("-o", "--output", help="Folder of the trials; a session goes on there.")
     ],
     target: Annotated[
-        str, typer.Option(callback=check_target, help="CPU; `microddsp targets` lists them.")
-    ] = "cortex-m4f",
+        str | None,
+        typer.Option(help="One of `microddsp targets`  [default: the board's, cortex-m4f]"),
+    ] = None,
     board: Annotated[
         str | None,
-        typer.Option(callback=check_board, help="Where to measure  [default: one of the target]"),
+        typer.Option(callback=check_board_here, help="Where  [default: one of the target]"),
     ] = None,
     tasks: Annotated[str, typer.Option(help="Kernels: list, all, or numbers as 0,2-5.")] = "all",
     metric: Annotated[str, typer.Option(help="cycles, instructions or size.")] = "cycles",
@@ -54,10 +61,17 @@ def tune_command(
     early_stop: Annotated[
         int | None, typer.Option(min=1, help="A kernel is done after so many without a better one.")
     ] = None,
-    max_time: Annotated[float | None, typer.Option(help="Seconds for everything.")] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds for one call of a board.")] = 20.0,
+    max_time: Annotated[
+        float | None, typer.Option(min=0.001, help="Seconds for everything.")
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(min=0.001, help="Seconds for one call of a board.")
+    ] = 20.0,
     tracker: Annotated[
-        str | None, typer.Option(help="HOST:PORT: measure on the boards of a farm.")
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", callback=check_tracker, help="Measure on the boards of a farm."
+        ),
     ] = None,
     key: Annotated[str | None, typer.Option(help="Which boards of the farm.")] = None,
     block: Annotated[int, typer.Option(min=1, help="Samples a channel in one call.")] = 64,
@@ -80,6 +94,9 @@ def tune_command(
     shapes = parse_shapes(input_shape or ())
     check_choice(metric, METRICS)
     check_choice(emit, ("c", "obj", "any"))
+    if key and not tracker:
+        raise typer.BadParameter("--key is for a farm: --tracker says which")
+    target = target_of(target, board)
 
     from microddsp.tuning.session import tune
     from microddsp.tuning.task import tuning_tasks
@@ -125,38 +142,43 @@ def show_command(
     """Show what was found, for each kernel."""
     if not folder.exists():
         raise typer.BadParameter(f"there is no folder {str(folder)!r}")
+    if svg is not None and svg.suffix != ".svg":
+        raise typer.BadParameter("curves are drawn as .svg")
+    if svg is not None and not svg.parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {str(svg.parent)!r}")
 
-    from microddsp.tuning.database import read_trials
+    from microddsp.tuning.database import known_trials
     from microddsp.tuning.show import by_kernel, plot_curves
 
-    kernels = by_kernel(read_trials(folder))
+    kernels = by_kernel(known_trials(folder))
     if svg is not None:
         plot_curves(kernels, svg)
     if as_json:
         show_json([kernel.to_json() for kernel in kernels])
         return
+    where = {(k.cpu, k.board, k.metric) for k in kernels}
+    same = len(where) == 1
+    title = f"{sum(len(k.trials) for k in kernels)} trials"
+    if same:
+        cpu, board, metric = where.pop()
+        title += f", {metric} on {board} ({cpu})"
+    columns = ("kernel", "trials", "failed", "default", "best", "gain")
     show_table(
-        f"{sum(len(k.trials) for k in kernels)} trials",
-        (
-            "kernel",
-            "cpu",
-            "board",
-            "metric",
-            "trials",
-            "failed",
-            "default",
-            "best",
-            "gain",
-            "choices",
-        ),
+        title,
+        columns if same else ("kernel", "cpu", "board", "metric", *columns[1:]),
         [
             (
-                *(k.kernel, k.cpu, k.board, k.metric, len(k.trials), sum(k.reasons.values())),
-                *(_figure(k.default), _figure(k.best.value if k.best else None)),
-                *(f"{k.gain:.2f}" if k.gain else "-", _choices(k.best.choices if k.best else {})),
+                *((k.kernel,) if same else (k.kernel, k.cpu, k.board, k.metric)),
+                *(len(k.trials), sum(k.reasons.values()), _figure(k.default)),
+                *(_figure(k.best.value if k.best else None), f"{k.gain:.2f}" if k.gain else "-"),
             )
             for k in kernels
         ],
+    )
+    show_table(
+        "the best ones",
+        ("kernel", "choices"),
+        [(k.kernel, _choices(k.best.choices)) for k in kernels if k.best],
     )
     failures = [(k.kernel, count, why) for k in kernels for why, count in k.reasons.items()]
     if failures:
@@ -186,7 +208,9 @@ class _Bar:
         self._bars.start()
         return self
 
-    def __exit__(self, *_reason: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_reason: object) -> None:
+        if error is not None and not self._bars.tasks[0].total:
+            self._bars.update(self._line, visible=False)  # an error before anything was measured
         self._bars.stop()
 
     def say(self, words: str) -> None:
@@ -228,15 +252,16 @@ def _list(tasks: Any, as_json: bool) -> None:
 def _show(result: Tuning, folder: Path) -> None:
     show_table(
         f"{result.metric} on {result.board}",
-        ("kernel", "trials", "failed", "default", "best", "gain", "choices", "ended"),
+        ("kernel", "trials", "failed", "default", "best", "gain", "ended"),
         [
             (
                 *(k.name, k.trials, k.failed, _figure(k.default), _figure(k.best)),
-                *(f"{k.gain:.2f}", _choices(k.choices), k.ended),
+                *(f"{k.gain:.2f}", k.ended),
             )
             for k in result.kernels
         ],
     )
+    show_facts("the best ones", {k.name: _choices(k.choices) for k in result.kernels})
     show_facts(
         "",
         {

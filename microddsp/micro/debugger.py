@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +34,7 @@ _LOOPBACK = "127.0.0.1"
 _PATIENCE_S = 7 * 24 * 3600.0
 _PAUSE_S = 0.1
 _END_S = 5.0
+_START_S = 20.0
 _DEBUGGERS = ("gdb-multiarch", "arm-none-eabi-gdb", "gdb")
 
 
@@ -56,14 +58,16 @@ class DebugServer:
         """Start the server.
 
         Raises:
-            BoardError: The project is not built, or its board has no server for gdb.
+            BoardError: The project is not built, its board has no server for gdb, or the port is
+                taken.
         """
         self.board = _board_to_debug(project)
         if not project.image.is_file():
             raise BoardError(
                 f"there is no firmware {str(project.image)!r}", hint="build the project first"
             )
-        self.address = f"{_LOOPBACK}:{gdb_port or _free_port()}"
+        number = _free_port(gdb_port or 0)
+        self.address = f"{_LOOPBACK}:{number}"
         function = f"{project.signatures[0].name}_process"
         self.gdb_command = _gdb_command(project.image, self.address, function)
         self.has_lines = Symbols(project.image).has_lines
@@ -74,13 +78,25 @@ class DebugServer:
         self._thread: threading.Thread | None = None
         if self.board.serial:
             self._server = _start_server(
-                self.board, project.image, self.address.rpartition(":")[2], port, serial_number
+                self.board, project.image, str(number), port, serial_number
             )
         else:
             self._signals = list(signals) if signals is not None else _silence(project)
             # RPCs hold back signals: in a thread of their own, Ctrl-C is for the one that waits.
             self._thread = threading.Thread(target=self._feed, daemon=True)
             self._thread.start()
+            self._until_it_listens(number)
+
+    def _until_it_listens(self, number: int) -> None:
+        """What is told of a server is true then: gdb can reach it."""
+        end = time.monotonic() + _START_S
+        while not _is_taken(number):
+            if self._error is not None:
+                raise self._error
+            if time.monotonic() > end:
+                self.close()
+                raise BoardError(f"the emulator does not listen on {self.address}")
+            time.sleep(_PAUSE_S / 10)
 
     def _feed(self) -> None:
         extra = ("-S", "-gdb", f"tcp:{self.address}")
@@ -179,10 +195,25 @@ def _start_server(
     return subprocess.Popen([tool, *words[1:]], stdin=subprocess.DEVNULL)
 
 
-def _free_port() -> int:
+def _free_port(wanted: int = 0) -> int:
     with socket.socket() as found:
-        found.bind((_LOOPBACK, 0))
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            found.bind((_LOOPBACK, wanted))
+        except OSError as error:
+            raise BoardError(
+                f"gdb cannot be served on port {wanted}: {error.strerror}",
+                hint="another --gdb-port; without it a free one is found",
+            ) from error
         return int(found.getsockname()[1])
+
+
+def _is_taken(number: int) -> bool:
+    try:
+        _free_port(number)
+    except BoardError:
+        return True
+    return False
 
 
 def _gdb_command(image: Path, address: str, function: str) -> str:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microddsp.errors import BoardError, LinkError, ParameterError
+from microddsp.errors import BoardError, LinkError
 from microddsp.micro.boards import Board
 from microddsp.micro.rpc.link import Link
 from microddsp.micro.timing import FunctionTime, Timing
 from microddsp.signature import Signature, TensorSpec
-from microddsp.streams import join_blocks, setting, split_blocks
+from microddsp.streams import join_blocks, refused_setting, setting, split_blocks
 
 if TYPE_CHECKING:
     import torch
@@ -131,9 +131,7 @@ class RemoteModel:
             except LinkError as error:
                 if f"{self.signature.name.upper()}_ERR_RANGE" not in error.message:
                     raise
-                raise ParameterError(
-                    f"{name} cannot be {values.tolist()}", where=self.board.name
-                ) from error
+                raise refused_setting(name, values, self.board.name) from error
 
     def _set(self, name: str, values: np.ndarray) -> None:
         import tvm

@@ -12,12 +12,11 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import Trace
 
-from microddsp.errors import RecordError
 from microddsp.micro.aot.kernel import Kernel
 from microddsp.micro.package.model import TunedKernel
 from microddsp.micro.targets import Target
 from microddsp.relax_ops.choices import Session, Value
-from microddsp.tuning.database import Trial, best_trial, compilers_of, read_trials
+from microddsp.tuning.database import Trial, best_trial, compilers_of, known_trials
 from microddsp.tuning.spaces import decisions_of, function_of, stand_in, workload_of
 from microddsp.tuning.task import salt_of
 
@@ -42,11 +41,9 @@ class Applied:
             RecordError: There are no records there, or they cannot be read.
             BoardError: The target's compiler, on which records depend, is not installed.
         """
-        found = read_trials(self.folder)
+        found = known_trials(self.folder)
         self.trials = [t for t in found if self.fits(t)]
         self.compilers = compilers_of(self.target)
-        if not found:
-            raise RecordError("no tuning records", where=str(self.folder))
 
     def session(self) -> Session:
         """What to compile in."""

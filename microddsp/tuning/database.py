@@ -92,7 +92,9 @@ class Records:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = (self.folder / "lock").open("w")
         except OSError as error:
-            raise RecordError(f"cannot be written: {error}", where=str(folder)) from error
+            raise RecordError(
+                f"no folder for trials: {error.strerror}", where=str(folder)
+            ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -173,6 +175,20 @@ def read_trials(folder: str | Path) -> list[Trial]:
                 hint="remove the line; the others can be used without it",
             ) from error
     return trials
+
+
+def known_trials(folder: str | Path) -> list[Trial]:
+    """`read_trials` where there must be one.
+
+    Raises:
+        RecordError: As `read_trials`, or there is none.
+    """
+    found = read_trials(folder)
+    if not found:
+        raise RecordError(
+            "no tuning records", where=str(folder), hint="`microddsp tune MODEL -o DB` makes them"
+        )
+    return found
 
 
 def best_trial(

@@ -45,7 +45,10 @@ def board_for(board: str | Board | None, target: Target) -> Board:
         return fitting[0]
     chosen = find_board(board) if isinstance(board, str) else board
     if chosen.target != target.name:
-        raise BoardError(f"board {chosen.name} has a {chosen.target}, not a {target.name}")
+        raise BoardError(
+            f"board {chosen.name} has a {chosen.target}, not a {target.name}",
+            hint=f"target {chosen.target!r}, or another board",
+        )
     return chosen
 
 
@@ -56,7 +59,7 @@ def check_metric(metric: str, board: Board, farm: str | None) -> None:
         check_boards(board)
         if metric not in (board.unit, "size"):
             raise ParameterError(
-                f"a {board.name} behind a link counts {board.unit}, not {metric}",
+                f"{board.name} behind a link counts {board.unit}, not {metric}",
                 hint=f"metric {board.unit!r}; cycles are modelled without a tracker",
             )
     elif metric == "cycles" and board.target not in MODELLED:

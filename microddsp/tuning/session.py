@@ -82,6 +82,8 @@ def tune(
     from microddsp.tuning.task import tuning_tasks
 
     check_numbers(trials=trials, early_stop=early_stop, max_time_s=max_time_s, timeout_s=timeout_s)
+    if key and not tracker:
+        raise ParameterError("a key is one of a farm", hint="say which: tracker")
     chosen = find_target(target) if isinstance(target, str) else target
     device = board_for(board, chosen)
     farm = f"rpc://{tracker}/{key or device.name}?board={device.name}" if tracker else None

@@ -18,7 +18,6 @@ from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.meta_schedule.mutator import PyMutator
 from tvm.s_tir.schedule import LoopRV, SBlockRV, Trace
 
-from microddsp.errors import CompileError
 from microddsp.micro.targets import Target
 from microddsp.relax_ops.choices import KEY, Choice, Value
 from microddsp.schedules.kernels import has_blocks, schedule_blocks
@@ -116,20 +115,6 @@ def _told(schedule: s_tir.Schedule, loop: LoopRV, factors: Sequence[Any]) -> lis
     name = schedule.get(loop).loop_var.name
     schedule.annotate(_noted(schedule), f"{_NOTE}tile {name}", factors[-1])
     return list(factors)
-
-
-def replayed(workload: tirx.PrimFunc, trace: Trace) -> s_tir.Schedule:
-    """The schedule that a trace makes of a workload.
-
-    Raises:
-        CompileError: The trace was made for another kernel.
-    """
-    schedule = s_tir.Schedule(workload)
-    try:
-        trace.apply_to_schedule(schedule, remove_postproc=False)
-    except (s_tir.ScheduleError, tvm.error.InternalError, ValueError) as error:
-        raise CompileError("a tuning record does not fit its kernel") from error
-    return schedule
 
 
 def tiles_of(schedule: s_tir.Schedule) -> dict[str, int]:

@@ -180,6 +180,10 @@ def test_a_question_is_answered_without_heavy_imports(arguments: tuple[str, ...]
         (("micro", "create", "MODEL", "new", "--board", "x"), "mps2-an386"),
         (("micro", "create", "MODEL", "new", "--board", "x", "-o", "board=y"), "differ"),
         (("micro", "create-project", "new", "MODEL", "qmeu"), "did you mean 'qemu'"),
+        (
+            ("micro", "create", "MODEL", "new", "--platform", "template", "--template-dir", "x"),
+            "there is no template",
+        ),
         (("micro", "create-project", "new", "MODEL", "qemu", "-o", "a"), "key=value"),
         (("micro", "create-project", "new", "MODEL", "qemu", "-o", "borad=x"), "'board'"),
         (("micro", "create-project", "new", "MODEL", "qemu", "-o", "board=x"), "mps2-an386"),

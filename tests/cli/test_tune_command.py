@@ -114,3 +114,13 @@ def test_what_makes_no_sense_is_said_before_torch_is_imported(
     said = _said(capsys, "tune", "show", str(tmp_path / "no"), status=2)
     assert "there is no folder" in said
     assert "--output" in _said(capsys, "tune", model, status=2)
+    for wrong, words in (
+        (("--tracker", "nowhere"), "HOST:PORT"),
+        (("--key", "lab"), "--tracker"),
+        (("--board", "rpc://127.0.0.1:1/lab"), "rpc://"),
+        (("--max-time", "-1"), "--max-time"),
+    ):
+        assert words in _said(capsys, "tune", model, "-o", "db", *wrong, status=2)
+    assert "no tuning records" in _said(capsys, "tune", "show", str(tmp_path), status=1)
+    picture = ("--svg", str(tmp_path / "curve.png"))
+    assert ".svg" in _said(capsys, "tune", "show", str(tmp_path), *picture, status=2)

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,14 +30,7 @@ class Gdb:
 
     def __init__(self, address: str) -> None:
         host, _, port = address.rpartition(":")
-        deadline = time.monotonic() + 20.0
-        while True:
-            try:
-                self._socket = socket.create_connection((host, int(port)), 20.0)
-                break
-            except ConnectionRefusedError:
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+        self._socket = socket.create_connection((host, int(port)), 20.0)
 
     def ask(self, text: str) -> str:
         self._socket.sendall(f"${text}#{sum(text.encode()) % 256:02x}".encode())
@@ -98,7 +90,10 @@ def test_ctrl_c_ends_the_command_and_its_emulator(project: Project, running: Run
     told = [process.stdout.readline() for _ in range(3)]
     assert "-ex 'break probe_process'" in told[1]
     address = told[0].split()[-1].rstrip(":")
-    Gdb(address).close()
+    with pytest.raises(BoardError, match="gdb cannot be served") as taken:
+        DebugServer(project, gdb_port=int(address.rpartition(":")[2]))
+    assert "--gdb-port" in taken.value.hint
+    Gdb(address).close()  # it answers as soon as it is told of
     below = [p.pid for p in psutil.Process(process.pid).children(recursive=True)]
     assert len(below) == 2
     process.send_signal(signal.SIGINT)

@@ -260,6 +260,10 @@ def test_the_command_compiles_reports_and_refuses(tmp_path: Path, capsys) -> Non
         (["{bad}", "--budget", "rom=1K"], 2, "unknown 'rom'"),
         (["{bad}", "-i", "none.wav"], 2, "there is no file"),
         (["{bad}", "-o", "none/page.html"], 2, "there is no folder"),
+        (["{bad}", "--json", "."], 2, "is a folder"),
+        (["{bad}", "--board", "rpc://127.0.0.1:1/k"], 2, "rpc://"),
+        (["{good}", "-i", "x.wav", "--column", "1"], 1, "only a CSV file has columns"),
+        (["x.py"], 2, "write file.py:factory"),
         (["{bad}", "--pipeline", "nothing"], 2, "names no factory"),
         (["x.py:f", "--pipeline", "y.py:g"], 2, "is for an archive"),
         (["{good}", "--board", "microbit"], 3, "microbit"),
@@ -270,6 +274,7 @@ def test_mistakes_are_said(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.tar").write_bytes(b"no archive" * 100)
+    (tmp_path / "x.wav").touch()
     model.save(tmp_path / "good.tar")
     given = [w.format(bad="bad.tar", good="good.tar") for w in words]
     assert _command(*given) == status

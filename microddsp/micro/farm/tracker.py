@@ -48,7 +48,9 @@ def serve_tracker(host: str, port: int, started: Callable[[int], None]) -> None:
     try:
         state = PopenTrackerServerState(host, port, port + 1, silent=True)
     except (OSError, ValueError) as error:
-        raise BoardError(f"the tracker cannot listen on {host}:{port}: {error}") from error
+        raise BoardError(
+            f"the tracker cannot listen on {host}:{port}: {error}", hint="another --port"
+        ) from error
     try:
         started(state.port)
         state.thread.join()

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from microddsp.errors import ParameterError, SignalError
+from microddsp.errors import SignalError
 from microddsp.micro.package.objects import compile_c
 from microddsp.micro.targets import TARGETS
 from microddsp.signature import Signature
+from microddsp.streams import refused_setting
 
 _SHIM = """#include <string.h>
 #include "{name}.h"
@@ -88,7 +89,7 @@ class HostLibrary:
         setter = getattr(self._library, f"shim_set_{name}")
         status = setter(_aligned(self._self), ctypes.c_void_p(values.ctypes.data))
         if status == -6:
-            raise ParameterError(f"{name} cannot be {values.tolist()}", where=self.signature.name)
+            raise refused_setting(name, values, self.signature.name)
         self._check(status)
 
     def process(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
