@@ -162,7 +162,15 @@ class RecordError(MicroddspError):
     """Tuning records cannot be used."""
 
 
-class PrecisionWarning(UserWarning):
+class MicroddspWarning(UserWarning):
+    """Root of the warnings that the command line shows."""
+
+
+class RecordWarning(MicroddspWarning):
+    """Tuning records are left out."""
+
+
+class PrecisionWarning(MicroddspWarning):
     """A filter of the model loses precision in float32; says how much, and what would not."""
 
 

@@ -26,7 +26,7 @@ from microddsp.cli.report import report_command
 from microddsp.cli.run import run_command
 from microddsp.cli.tune import tune_app
 from microddsp.cli.verify_gradients import verify_gradients_command
-from microddsp.errors import BoardError, MicroddspError, PrecisionWarning
+from microddsp.errors import BoardError, MicroddspError, MicroddspWarning
 from microddsp.interrupts import interruptible
 
 USER_ERROR, BOARD_ERROR, INTERRUPTED = 1, 3, 130
@@ -92,7 +92,7 @@ def _one_line(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    if issubclass(category, PrecisionWarning):
+    if issubclass(category, MicroddspWarning):
         typer.echo(f"microddsp: warning: {message}", err=True)
 
 

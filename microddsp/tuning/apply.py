@@ -12,6 +12,7 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import Trace
 
+from microddsp.errors import RecordWarning
 from microddsp.micro.aot.kernel import Kernel
 from microddsp.micro.package.model import TunedKernel
 from microddsp.micro.targets import Target
@@ -77,10 +78,13 @@ class Applied:
         if others:
             warnings.warn(
                 f"tuning records by {' and by '.join(sorted(others))} are left out: here is {here}",
+                RecordWarning,
                 stacklevel=4,
             )
         elif not self.used:
-            warnings.warn("no tuning record fits a kernel of this model", stacklevel=4)
+            warnings.warn(
+                "no tuning record fits a kernel of this model", RecordWarning, stacklevel=4
+            )
 
     def _usual(self, trial: Trial) -> float | None:
         """What the kernel without choices measured, where the best one was measured."""
@@ -131,7 +135,11 @@ class Applied:
             Trace.apply_json_to_schedule(trial.trace, schedule)
         except (s_tir.ScheduleError, tvm.error.InternalError, ValueError, TypeError) as error:
             reason = (str(error).strip().splitlines() or ["no reason"])[-1]
-            warnings.warn(f"a tuning record of {trial.kernel} is left out: {reason}", stacklevel=2)
+            warnings.warn(
+                f"a tuning record of {trial.kernel} is left out: {reason}",
+                RecordWarning,
+                stacklevel=2,
+            )
             del self.used[trial.key]
             return None
         return schedule

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from microddsp import __version__
-from microddsp.errors import RecordError
+from microddsp.errors import RecordError, RecordWarning
 from microddsp.micro.package.objects import find_compiler
 
 if TYPE_CHECKING:
@@ -163,7 +163,9 @@ def read_trials(folder: str | Path) -> list[Trial]:
     except OSError as error:
         raise RecordError(f"cannot be read: {error}", where=str(path)) from error
     if lines[-1]:
-        warnings.warn(f"{path}: the last line was cut off and is left out", stacklevel=2)
+        warnings.warn(
+            f"{path}: the last line was cut off and is left out", RecordWarning, stacklevel=2
+        )
     trials = []
     for number, line in enumerate(lines[:-1], 1):
         try:

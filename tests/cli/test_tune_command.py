@@ -122,5 +122,7 @@ def test_what_makes_no_sense_is_said_before_torch_is_imported(
     ):
         assert words in _said(capsys, "tune", model, "-o", "db", *wrong, status=2)
     assert "no tuning records" in _said(capsys, "tune", "show", str(tmp_path), status=1)
+    (tmp_path / "trials.jsonl").write_text('{"cut')
+    assert "warning: " in _said(capsys, "tune", "show", str(tmp_path), status=1)
     picture = ("--svg", str(tmp_path / "curve.png"))
     assert ".svg" in _said(capsys, "tune", "show", str(tmp_path), *picture, status=2)
