@@ -209,6 +209,8 @@ class _Bar:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_reason: object) -> None:
+        if error is not None and issubclass(error, KeyboardInterrupt):
+            typer.echo("microddsp: interrupted; the same command goes on from here", err=True)
         if error is not None and not self._bars.tasks[0].total:
             self._bars.update(self._line, visible=False)  # an error before anything was measured
         self._bars.stop()
