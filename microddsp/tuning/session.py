@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from microddsp.errors import ParameterError
 from microddsp.interrupts import interruptible
 from microddsp.micro.boards import Board
 from microddsp.micro.targets import Target, find_target
