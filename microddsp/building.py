@@ -109,25 +109,25 @@ def build(
     members = _members(captured)
     by_path = {spec.path: m.name for spec, m in zip(captured.states, members, strict=True)}
     layout = memory or MemoryOptions()
-    with choosing(choices), pass_context(passes or PassOptions()), _named_failures():
-        graph = decode_inputs(captured.module, formats)
-        if choices is not None:
-            graph = _with_zero_states(graph, captured)
-        with tvm.target.Target({"kind": "c", "keys": ["cpu"]}):
-            lowered, units = lower(graph, shape)
-        program = build_program(
-            lowered,
-            name,
-            inputs=[i.name for i in captured.inputs],
-            outputs=[o.name for o in captured.outputs],
-            states=[m.name for m in members],
-            fma=chosen.fma,
-            io_in_arena=io_in_arena,
-            narrow=narrow,
-            align=layout.workspace_align,
-            planner=layout.planner,
-        )
     with pass_context(passes or PassOptions()), _named_failures():
+        with choosing(choices):
+            graph = decode_inputs(captured.module, formats)
+            if choices is not None:
+                graph = _with_zero_states(graph, captured)
+            with tvm.target.Target({"kind": "c", "keys": ["cpu"]}):
+                lowered, units = lower(graph, shape)
+            program = build_program(
+                lowered,
+                name,
+                inputs=[i.name for i in captured.inputs],
+                outputs=[o.name for o in captured.outputs],
+                states=[m.name for m in members],
+                fma=chosen.fma,
+                io_in_arena=io_in_arena,
+                narrow=narrow,
+                align=layout.workspace_align,
+                planner=layout.planner,
+            )
         setters, designs = build_setters(captured, name, by_path, fma=chosen.fma, loops=shape)
     _check_setters(captured, [setter.name for setter in setters])
     members += [

@@ -97,7 +97,7 @@ def warn_of_imprecision(module: torch.nn.Module) -> None:
                 f"{path or type(inner).__name__}: in direct form and float32 this filter is off by "
                 f'{100 * error:.2g} %; form="svf" computes the same filter precisely',
                 PrecisionWarning,
-                stacklevel=4,  # the user's call of `compile`
+                stacklevel=5,  # the user's call of `compile`
             )
 
 

@@ -545,6 +545,7 @@ def test_candidates_of_a_lost_server_are_measured_on_another(
         timeout_s=5.0,
         say=told.append,
     )
+    assert soon(lambda: in_lab(farm) == 2)
     with ThreadPoolExecutor(1) as pool:
         measuring = pool.submit(boards.measure, list(zip(candidates, built, strict=True)))
         assert soon(lambda: measuring.done() or kill_one(busy(lab)))

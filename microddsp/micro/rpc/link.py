@@ -257,6 +257,10 @@ class Link:
     def closed(self) -> bool:
         return not self._held
 
+    def process_ids(self) -> tuple[int, ...]:
+        """Of the bridge and the emulator."""
+        return self._pids
+
     def close(self) -> None:
         """End the session; no process is left afterwards. May be called again."""
         _OPEN.discard(self)
