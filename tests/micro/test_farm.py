@@ -415,6 +415,71 @@ def test_a_server_that_stands_still_is_lost_in_time(
     assert soon(lambda: in_lab(farm) == 2)
 
 
+def test_candidates_of_a_lost_server_are_measured_on_another(
+    farm: Farm, lab: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    parameters = (Parameter("x", "float32", 8, False), Parameter("y", "float32", 8, True))
+
+    def doubled(more: str = "", times: int = 1) -> Candidate:
+        loop = f"    for (int32_t i = 0; i < {8 * times}; ++i) {{\n"
+        body = f"{loop}        y[i % 8] = x[i % 8] * 2.0f;\n    }}\n{more}"
+        return Candidate((Kernel("twice", parameters, (), body, (), (), "restrict", None),))
+
+    candidates = [doubled(times=n) for n in range(1, 9)]
+    candidates[3] = doubled("    y[2] += 1.0f;\n")
+    target = find_target("cortex-m4f")
+    built = build_all([(c, tmp_path / str(i)) for i, c in enumerate(candidates)], target)
+    signal = np.arange(8, dtype="float32")
+    values = Values.of(candidates[0], [(signal, np.zeros(8)), (-signal, np.zeros(8))])
+    told: list[str] = []
+    boards = Boards(
+        find_board(BOARD),
+        values,
+        address=f"rpc://{farm.tracker}/lab?board={BOARD}",
+        boards_at_once=2,
+        timeout_s=5.0,
+        say=told.append,
+    )
+    assert soon(lambda: in_lab(farm) == 2)
+    with ThreadPoolExecutor(1) as pool:
+        measuring = pool.submit(boards.measure, list(zip(candidates, built, strict=True)))
+        assert soon(lambda: measuring.done() or kill_one(busy(lab)))
+        outcomes = measuring.result(60)
+    assert told  # a server was lost, and what it had was measured elsewhere
+    assert [bool(o.reason) for o in outcomes] == [i == 3 for i in range(8)]
+    assert outcomes[3].reason.startswith("wrong: y is off by")
+    counts = [o.figures["instructions"] for o in outcomes if not o.reason]
+    assert counts == sorted(counts)
+    assert counts[0] < counts[-1]
+
+
+@pytest.mark.slow
+def test_a_session_of_tuning_tells_of_a_lost_server_and_goes_on(
+    farm: Farm, lab: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    envelope = dsp.Envelope(attack_s=0.002, release_s=0.05, sample_rate_hz=8000)
+    (task,) = tuning_tasks(torch.nn.Sequential(dsp.Gain(3.0), envelope), torch.zeros(1, 8))
+    told: list[str] = []
+
+    def work() -> Tuning:
+        return tune_tasks(
+            [task],
+            records=tmp_path,
+            board=find_board(BOARD),
+            metric="instructions",
+            trials=6,
+            farm=f"rpc://{farm.tracker}/lab?board={BOARD}",
+            say=told.append,
+        )
+
+    with ThreadPoolExecutor(1) as pool:
+        tuning = pool.submit(work)
+        assert soon(lambda: tuning.done() or kill_one(busy(lab)), 60.0)
+        (kernel,) = tuning.result(200).kernels
+    assert any(text.endswith("its candidates are measured elsewhere") for text in told)
+    assert (kernel.trials, kernel.failed) == (6, 0)
+
+
 def test_nothing_is_left_of_a_farm_that_is_killed_in_use(
     farm: Farm, lab: subprocess.Popen[str], image: bytes, running: Running
 ) -> None:
@@ -518,71 +583,6 @@ def test_listening_beyond_this_computer_is_warned_of(capsys: pytest.CaptureFixtu
     told = capsys.readouterr().err
     assert "warning: whoever reaches 0.0.0.0 can run programs here" in told
     assert "there is no tracker at" in told
-
-
-def test_candidates_of_a_lost_server_are_measured_on_another(
-    farm: Farm, lab: subprocess.Popen[str], tmp_path: Path
-) -> None:
-    parameters = (Parameter("x", "float32", 8, False), Parameter("y", "float32", 8, True))
-
-    def doubled(more: str = "", times: int = 1) -> Candidate:
-        loop = f"    for (int32_t i = 0; i < {8 * times}; ++i) {{\n"
-        body = f"{loop}        y[i % 8] = x[i % 8] * 2.0f;\n    }}\n{more}"
-        return Candidate((Kernel("twice", parameters, (), body, (), (), "restrict", None),))
-
-    candidates = [doubled(times=n) for n in range(1, 9)]
-    candidates[3] = doubled("    y[2] += 1.0f;\n")
-    target = find_target("cortex-m4f")
-    built = build_all([(c, tmp_path / str(i)) for i, c in enumerate(candidates)], target)
-    signal = np.arange(8, dtype="float32")
-    values = Values.of(candidates[0], [(signal, np.zeros(8)), (-signal, np.zeros(8))])
-    told: list[str] = []
-    boards = Boards(
-        find_board(BOARD),
-        values,
-        address=f"rpc://{farm.tracker}/lab?board={BOARD}",
-        boards_at_once=2,
-        timeout_s=5.0,
-        say=told.append,
-    )
-    assert soon(lambda: in_lab(farm) == 2)
-    with ThreadPoolExecutor(1) as pool:
-        measuring = pool.submit(boards.measure, list(zip(candidates, built, strict=True)))
-        assert soon(lambda: measuring.done() or kill_one(busy(lab)))
-        outcomes = measuring.result(60)
-    assert told  # a server was lost, and what it had was measured elsewhere
-    assert [bool(o.reason) for o in outcomes] == [i == 3 for i in range(8)]
-    assert outcomes[3].reason.startswith("wrong: y is off by")
-    counts = [o.figures["instructions"] for o in outcomes if not o.reason]
-    assert counts == sorted(counts)
-    assert counts[0] < counts[-1]
-
-
-@pytest.mark.slow
-def test_a_session_of_tuning_tells_of_a_lost_server_and_goes_on(
-    farm: Farm, lab: subprocess.Popen[str], tmp_path: Path
-) -> None:
-    envelope = dsp.Envelope(attack_s=0.002, release_s=0.05, sample_rate_hz=8000)
-    (task,) = tuning_tasks(torch.nn.Sequential(dsp.Gain(3.0), envelope), torch.zeros(1, 8))
-    told: list[str] = []
-
-    def work() -> Tuning:
-        return tune_tasks(
-            [task],
-            records=tmp_path,
-            board=find_board(BOARD),
-            metric="instructions",
-            trials=6,
-            farm=f"rpc://{farm.tracker}/lab?board={BOARD}",
-            say=told.append,
-        )
-
-    with ThreadPoolExecutor(1) as pool:
-        tuning = pool.submit(work)
-        assert soon(lambda: tuning.done() or kill_one(busy(lab)), 60.0)
-        (kernel,) = tuning.result(200).kernels
-    assert any(text.endswith("its candidates are measured elsewhere") for text in told)
-    assert (kernel.trials, kernel.failed) == (6, 0)
 
 
 def test_a_tracker_that_ends_is_told_to_who_waits_and_sessions_go_on(
