@@ -15,9 +15,9 @@
 #define OPEN_WRITE 5u
 #define CPACR (*(volatile uint32_t *)0xe000ed88u)
 #define PAINT 0xa5a5a5a5u
-#define STACK_BYTES 32768u
 
-extern uint32_t data_load[], data_start[], data_end[], bss_start[], bss_end[], stack_top[];
+extern uint32_t data_load[], data_start[], data_end[], bss_start[], bss_end[];
+extern uint32_t stack_middle[], stack_top[];
 
 void reset_handler(void);
 static void fault(void);

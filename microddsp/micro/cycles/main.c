@@ -23,7 +23,7 @@ __attribute__((noipa)) int main(void)
     move_bytes(SYS_READ, open_file("in.bin", 6u, OPEN_READ), job_in, sizeof(job_in));
     JOB_INIT();
     __asm__ volatile("mov %0, sp" : "=r"(sp));
-    lowest = sp - STACK_BYTES / sizeof(*sp);
+    lowest = stack_middle; /* deeper than this is not looked for */
     for (uint32_t *at = lowest; at < sp; ++at) {
         *(volatile uint32_t *)at = PAINT;
     }
