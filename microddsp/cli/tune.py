@@ -74,6 +74,7 @@ def tune_command(
         ),
     ] = None,
     key: Annotated[str | None, typer.Option(help="Which boards of the farm.")] = None,
+    port: Annotated[str | None, typer.Option(help="Serial port of the board.")] = None,
     block: Annotated[int, typer.Option(min=1, help="Samples a channel in one call.")] = 64,
     channels: Annotated[int, typer.Option(min=1, help="Channels of the input.")] = 1,
     input_shape: Annotated[
@@ -116,6 +117,7 @@ def tune_command(
             tasks=tasks,
             metric=metric,
             trials=trials,
+            port=port,
             seed=seed,
             early_stop=early_stop,
             max_time_s=max_time,

@@ -47,6 +47,7 @@ def tune(
     key: str | None = None,
     boards_at_once: int = 2,
     progress: Callable[[Progress], object] | None = None,
+    port: str | None = None,
     say: Callable[[str], object] = warnings.warn,
     **compile_options: Any,
 ) -> Tuning:
@@ -72,6 +73,7 @@ def tune(
         tracker: "HOST:PORT" of a farm: measure on its boards, `boards_at_once` of them.
         key: Which ones; by default those called as the board.
         progress: Called after each batch.
+        port: Where a board on a cable is, if its USB numbers do not say.
         say: Told when a farm's server is lost, and when a board's flash wears.
 
     Raises:
@@ -102,6 +104,7 @@ def tune(
         max_time_s=max_time_s,
         timeout_s=timeout_s,
         progress=progress,
+        port=port,
         say=say,
         farm=farm,
         boards_at_once=boards_at_once,
@@ -120,6 +123,7 @@ def tune_tasks(
     max_time_s: float | None = None,
     timeout_s: float = 20.0,
     progress: Callable[[Progress], object] | None = None,
+    port: str | None = None,
     say: Callable[[str], object] = warnings.warn,
     farm: str | None = None,
     boards_at_once: int = 2,
@@ -141,6 +145,7 @@ def tune_tasks(
                 address=farm,
                 boards_at_once=boards_at_once if farm else 1,
                 timeout_s=timeout_s,
+                port=port,
                 say=say,
                 wear=wear,
             )
