@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 
 from tvm import tirx
@@ -51,6 +51,15 @@ class Store:
     every: int
     row: int | None
     added: bool = False
+
+
+def roots_of(
+    states: Sequence[State], stores: Sequence[Store], machines: Sequence[Machine]
+) -> list[Expr]:
+    """All that a loop computes for its own sake, in the order of the arguments."""
+    roots = [expr for state in states for expr in state.following]
+    roots += [store.signal for store in stores]
+    return roots + [expr for machine in machines for expr in machine.heard]
 
 
 @dataclass(slots=True)
@@ -187,8 +196,6 @@ class Parts:
         return {id(old): new for old, new in zip(leaves, done[len(signals) :], strict=True)}
 
     def events_used(self) -> bool:
-        roots = [store.signal for store in self.signals]
-        roots += [expr for state in self.states for expr in state.following]
-        roots += [expr for machine in self.machines for expr in machine.heard]
+        roots = roots_of(self.states, self.signals, self.machines)
         events = {id(m.result) for m in self.machines if isinstance(m, Counter)}
         return any(id(expr) in events for expr in in_order(roots))

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from microddsp.relax_ops.expression import Expr, in_order, is_constant, leaf, substitute
 from microddsp.relax_ops.scalar_rules import is_truth
-from microddsp.schedules.loop_code import Load, Parts, State, Store
+from microddsp.schedules.loop_code import Load, Parts, State, Store, roots_of
 from microddsp.schedules.loop_memory import Tensor
 
 # Those of a single-precision unit, and how many of them samples and sums take.
@@ -49,9 +49,7 @@ def loops_that_fit(parts: Parts) -> int:
     if parts.samples < _SHORTEST or 4 * parts.samples > _BETWEEN_BYTES:
         return 1
     leaves = sum(len(state.leaves) for state in parts.states)
-    read = [expr for state in parts.states for expr in state.following]
-    read += [store.signal for store in parts.signals] + [e for m in parts.machines for e in m.heard]
-    below = in_order(read)
+    below = in_order(roots_of(parts.states, parts.signals, parts.machines))
     tables = {id(value) for value, *_ in parts.tables}
     numbers = {abs(expr.value) for expr in below if is_constant(expr)}
     count = leaves + len(numbers - {0.0, 1.0}) + sum(id(expr) in tables for expr in below)
@@ -100,18 +98,14 @@ class _Cut:
             for value, index in self.between.values()
             if self._of(value) == at
         ]
-        roots = [expr for state in states for expr in state.following]
-        roots += [store.signal for store in stores]
-        roots += [expr for machine in machines for expr in machine.heard]
+        roots = roots_of(states, stores, machines)
         known, loads = self._brought(roots, at)
         made = iter(substitute(roots, known))
         for state in states:
             state.following = [next(made) for _ in state.following]
         stores = [replace(s, signal=next(made)) for s in stores]
         machines = [m.hearing([next(made) for _ in m.heard]) for m in machines]
-        used = [expr for state in states for expr in state.following]
-        used += [s.signal for s in stores] + [e for m in machines for e in m.heard]
-        below = {id(expr) for expr in in_order(used)}
+        below = {id(expr) for expr in in_order(roots_of(states, stores, machines))}
         return Parts(
             whole.samples,
             self.inputs,
