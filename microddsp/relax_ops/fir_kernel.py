@@ -1,8 +1,11 @@
 """The FIR filter on the device: neighbouring outputs together, samples sliding through registers.
 
 A tile of outputs shares every load of a tap; each step of the taps loads one new sample, which
-takes the register of the oldest. Only the first outputs of a block look at the past, so only they
-read from a copy of it: the block itself is never copied.
+takes the register of the oldest.
+
+The first outputs of a block look at the past. Where whole tiles fill the block, samples are read
+where they are (fir_in_place.py). Else the first outputs read from a copy of past and present, made
+for them; the block itself is never copied.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import numpy as np
 
 from microddsp.relax_ops.choices import choose
 from microddsp.relax_ops.copy import emit_copy
+from microddsp.relax_ops.fir_in_place import emit_in_place
 
 if TYPE_CHECKING:
     from tvm import tirx
@@ -21,9 +25,14 @@ if TYPE_CHECKING:
 _Buffers = dict[str, Any]
 
 
-def _tile_width(mirror: int) -> int:
-    """Sums, windows and products of so many outputs fit into 32 registers."""
-    return int(choose("width", (2, 4, 5, 6, 7, 8, 9, 10, 12), 7 if mirror else 8))
+# Sums and windows of so many outputs fit into 32 registers, in the order of their merit.
+_WIDTHS = (8, 10, 9, 7, 6, 5)
+
+
+def _tile_width(samples: int, mirror: int) -> int:
+    """Folded taps have two windows and products; others best fill the block."""
+    usual = 7 if mirror else next((w for w in _WIDTHS if samples % w == 0), _WIDTHS[0])
+    return int(choose("width", (2, 4, 5, 6, 7, 8, 9, 10, 12), usual))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +44,7 @@ class _Dot:
     start: int
     first: int
     count: int
+    width: int
     mirror: int = 0
 
 
@@ -60,8 +70,7 @@ def fir_kernel(
     from tvm.script.ir_builder import tirx as T
 
     past = taps_shape[-1] - 1
-    width = _tile_width(mirror)
-    head = min(samples, -(-past // width) * width)  # outputs that look at the state
+    width = _tile_width(samples, mirror)
     with IRBuilder() as builder, T.prim_func(private=True):
         T.func_name("fir")
         T.func_attr({"tirx.noalias": True, "microddsp.inplace": [[4, 1]]})
@@ -75,27 +84,38 @@ def fir_kernel(
                 ("next", (channels, past)),
             )
         }
-        x, state, following = buffers["x"], buffers["state"], buffers["next"]
-        joined = T.alloc_buffer((max(past + head, 1),), "float32")
         with T.serial(0, channels) as c:
-            whole = samples >= past
-            # In this order: the next state may lie where the state is.
-            emit_copy(joined, [0], state, [c, 0], past)
-            emit_copy(joined, [past], x, [c, 0], head)
-            if whole:
-                emit_copy(following, [c, 0], x, [c, samples - past], past)
-            _emit(buffers, c, _Dot(joined, (), 0, 0, head, mirror), short=head < samples)
-            _emit(buffers, c, _Dot(x, (c,), head - past, head, samples - head, mirror))
-            if not whole:
-                emit_copy(following, [c, 0], joined, [samples], past)
+            if not mirror and samples % width == 0:
+                emit_in_place(buffers, c, width)
+            else:
+                _emit_joined(buffers, c, width, mirror)
     return builder.get()
+
+
+def _emit_joined(buffers: _Buffers, c: Any, width: int, mirror: int) -> None:
+    """The first outputs read from the state and the samples behind it, joined."""
+    from tvm.script.ir_builder import tirx as T
+
+    x, state, following = buffers["x"], buffers["state"], buffers["next"]
+    samples, past = int(x.shape[1]), int(state.shape[1])
+    head = min(samples, -(-past // width) * width)  # outputs that look at the state
+    joined = T.alloc_buffer((max(past + head, 1),), "float32")
+    # In this order: the next state may lie where the state is.
+    emit_copy(joined, [0], state, [c, 0], past)
+    emit_copy(joined, [past], x, [c, 0], head)
+    if samples >= past:
+        emit_copy(following, [c, 0], x, [c, samples - past], past)
+    _emit(buffers, c, _Dot(joined, (), 0, 0, head, width, mirror), short=head < samples)
+    _emit(buffers, c, _Dot(x, (c,), head - past, head, samples - head, width, mirror))
+    if samples < past:
+        emit_copy(following, [c, 0], joined, [samples], past)
 
 
 def _emit(buffers: _Buffers, c: Any, dot: _Dot, *, short: bool = False) -> None:
     """All outputs of a dot product: whole tiles in a loop, then a smaller one."""
     from tvm.script.ir_builder import tirx as T
 
-    width = _tile_width(dot.mirror)
+    width = dot.width
     tiles, left = divmod(dot.count, width)
     if tiles == 1:
         _tile(buffers, c, dot, 0, width, short)

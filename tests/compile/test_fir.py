@@ -34,6 +34,15 @@ def test_any_taps_and_block(length: int, block: int) -> None:
     check(np.random.default_rng(length).standard_normal(length), block)
 
 
+@pytest.mark.parametrize(
+    ("length", "block", "channels"),
+    [(64, 8, 1), (64, 10, 2), (100, 24, 2), (10, 10, 1), (33, 160, 2), (21, 45, 1), (70, 14, 1)],
+)
+def test_samples_that_are_read_where_they_are(length: int, block: int, channels: int) -> None:
+    """Tiles of 8, 10, 9 and 7; states that are shorter than a block and that move on in pieces."""
+    check(np.random.default_rng(length).standard_normal((channels, length)), block, channels)
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize(("length", "block"), [(2, 1), (9, 20), (16, 33), (15, 8), (32, 64)])
 def test_linear_phase(length: int, block: int, sign: int) -> None:

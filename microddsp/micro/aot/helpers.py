@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from microddsp.relax_ops.copy import COPY
+from microddsp.relax_ops.either import EITHER
 
 _HELPERS = {
     "microddsp_max": (
@@ -39,10 +40,17 @@ _COPY = (
 )
 
 
+_EITHER = (
+    "/* Where to read from; the other place need not be there. */\n"
+    "#define {upper}_EITHER(first, a, b) ((first) ? (a) : (b))\n"
+)
+
+
 def helpers(kernels: Sequence[str], name: str) -> list[str]:
     """The C of all functions that these kernels (C texts) call."""
     text = "".join(kernels)
-    used = [body.format(name=name) for helper, body in _HELPERS.items() if f"{helper}(" in text]
+    used = [_EITHER.format(upper=name.upper())] if f"{EITHER}(" in text else []
+    used += [body.format(name=name) for helper, body in _HELPERS.items() if f"{helper}(" in text]
     counts = sorted({int(found) for found in re.findall(rf"\b{COPY}(\d+)\(", text)})
     return used + [_COPY.format(name=name, count=count) for count in counts]
 
@@ -50,6 +58,7 @@ def helpers(kernels: Sequence[str], name: str) -> list[str]:
 def own_names(text: str, name: str) -> str:
     """A kernel that calls them by the model's names."""
     text = re.sub(rf"\b{COPY}(\d+)\(", rf"{name}_copy\1(", text)
+    text = text.replace(f"{EITHER}(", f"{name.upper()}_EITHER(")
     for helper in _HELPERS:
         text = text.replace(f"{helper}(", f"{name}_{helper.removeprefix('microddsp_')}(")
     return text

@@ -21,8 +21,12 @@ from microddsp.micro.aot.rewrites import (
 )
 from microddsp.relax_ops.choices import KEY
 from microddsp.relax_ops.copy import copied
+from microddsp.relax_ops.either import EITHER
 from microddsp.schedules.lowering import plain_loops
 from microddsp.signature import KERNEL_TYPES
+
+# How TVM prints a pointer that `either` chooses: its name and what it points to.
+_POINTER = re.compile(rf"void\* (\w+) = \(void\*\)\(\(void\*\)({EITHER}\(.*\))\);")
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +203,10 @@ def _cut(source: str, name: str) -> tuple[list[str], str]:
 def _polish(body: str) -> str:
     """House indentation, exact constants; no change of meaning."""
     body = re.sub(rf"{EXACT}([-+.\w]+)\(\)", lambda m: m[1], body)
+    for pointer, place in _POINTER.findall(body):
+        body = body.replace(f"void* {pointer} =", f"const float *{pointer} =")
+        body = body.replace(f"(void*)((void*){place})", place)
+        body = body.replace(f"((float*){pointer})[", f"{pointer}[")
     body = re.sub(r"^ *#pragma unroll.*\n", "", body, flags=re.MULTILINE)  # before each while
     lines = []
     for line in body.splitlines():

@@ -16,6 +16,7 @@ import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import tvm
 import tvm_ffi
@@ -27,6 +28,7 @@ from microddsp.micro.aot.kernel import Kernel
 from microddsp.micro.aot.rewrites import EXACT, is_extern
 from microddsp.micro.targets import Target
 from microddsp.relax_ops.copy import copied
+from microddsp.relax_ops.either import chosen_place
 
 _INTRINSICS = {"fmaf": "llvm.fma", "fabsf": "llvm.fabs", "sqrtf": "llvm.sqrt"}
 _SAME_BITS = {"microddsp_bits": "int32", "microddsp_float": "float32"}
@@ -101,6 +103,7 @@ def _function(kernel: Kernel, target: tvm.target.Target) -> tirx.PrimFunc:
 def without_helpers(body: tirx.Stmt) -> tirx.Stmt:
     """The same statements without the functions that the generated C brings along."""
     body = tvm_ffi.structural_map(body, (tirx.Evaluate, _copies), order="post")
+    body = _chosen_places(body)
     return tvm_ffi.structural_map(body, (tvm.ir.Call, _call), order="post")
 
 
@@ -116,6 +119,41 @@ def _copies(statement: tirx.Evaluate) -> tirx.Stmt:
         return tirx.BufferStore(target.source, tirx.BufferLoad(source.source, start), to)
 
     return tirx.SeqStmt([move(i) for i in range(count)])
+
+
+def _chosen_places(body: tirx.Stmt) -> tirx.Stmt:
+    """Each number from one of two places by itself: LLVM knows a condition that it has met."""
+    pointers: dict[tvm.ir.Var, Any] = {}
+    chosen: dict[tirx.Buffer, Any] = {}
+
+    def take(bind: tirx.Bind) -> tirx.Stmt:
+        found = chosen_place(bind.value)
+        if found is None:
+            return bind
+        pointers[bind.var] = found
+        return tirx.Evaluate(0)
+
+    def forget(declared: tirx.DeclBuffer) -> tirx.Stmt:
+        if declared.data not in pointers:
+            return declared
+        chosen[declared.buffer] = pointers[declared.data]
+        return tirx.Evaluate(0)
+
+    def read(load: tirx.BufferLoad) -> tvm.ir.Expr:
+        if load.source not in chosen:
+            return load
+        condition, *places = chosen[load.source]
+        values = [
+            tirx.BufferLoad(
+                place.source, [*place.indices[:-1], place.indices[-1] + load.indices[0]]
+            )
+            for place in places
+        ]
+        return tirx.if_then_else(condition, *values)
+
+    for node, change in ((tirx.Bind, take), (tirx.DeclBuffer, forget), (tirx.BufferLoad, read)):
+        body = tvm_ffi.structural_map(body, (node, change), order="post")
+    return body
 
 
 def _call(call: tvm.ir.Call) -> tvm.ir.Expr:
