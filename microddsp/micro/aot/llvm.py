@@ -139,7 +139,7 @@ def _chosen_places(body: tirx.Stmt) -> tirx.Stmt:
         chosen[declared.buffer] = pointers[declared.data]
         return tirx.Evaluate(0)
 
-    def read(load: tirx.BufferLoad) -> tvm.ir.Expr:
+    def read(load: tvm.ir.TensorLoad) -> tvm.ir.Expr:
         if load.source not in chosen:
             return load
         condition, *places = chosen[load.source]
@@ -151,7 +151,7 @@ def _chosen_places(body: tirx.Stmt) -> tirx.Stmt:
         ]
         return tirx.if_then_else(condition, *values)
 
-    for node, change in ((tirx.Bind, take), (tirx.DeclBuffer, forget), (tirx.BufferLoad, read)):
+    for node, change in ((tirx.Bind, take), (tirx.DeclBuffer, forget), (tvm.ir.TensorLoad, read)):
         body = tvm_ffi.structural_map(body, (node, change), order="post")
     return body
 
