@@ -59,7 +59,7 @@ int main(void)
 
 def pair() -> list[CompiledModel]:
     torch.manual_seed(0)
-    left = torch.nn.Sequential(dsp.FIR(torch.randn(17) / 4))
+    left = torch.nn.Sequential(*(dsp.FIR(torch.randn(taps) / 4) for taps in (17, 9)))
     right = torch.nn.Sequential(dsp.Frames(48, 32), torch.nn.Linear(48, 5), torch.nn.Tanh())
     return [
         microddsp.compile(module, torch.zeros(1, BLOCK), name=name)

@@ -23,6 +23,9 @@ from microddsp.signature import KERNEL_TYPES, InputSpec, Signature, TensorSpec
 
 # So many elements of a state are added one by one, more in a loop.
 MOST_TERMS = 4
+# So many zeros are written one by one: compilers call a library for more.
+_FEW_ZEROS = 16
+_ZEROS = {"float32": "0.0f", "float64": "0.0"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +98,9 @@ def render(
         "null_checks": " || ".join(f"({p} == NULL)" for p in _pointers(signature)),
         "accessors": _accessors(program, signature),
         "body": _body(program, name, _struct_of_outputs(signature)),
-        "reset_signal": [_reset_line(name, s) for s in states if not (s.kept or s.setting)],
-        "reset_rest": [_reset_line(name, s) for s in states if s.kept],
-        "settings": [_reset_line(name, s) for s in states if s.setting],
+        "reset_signal": _resets(name, [s for s in states if not (s.kept or s.setting)]),
+        "reset_rest": _resets(name, [s for s in states if s.kept]),
+        "settings": _resets(name, [s for s in states if s.setting]),
         "setters": [_setter(s) for s in setters],
         "designs": [_design(d, name) for d in designs],
         **_push(signature),
@@ -319,11 +322,20 @@ def _push(signature: Signature) -> dict[str, Any]:
     }
 
 
-def _reset_line(name: str, state: StateMember) -> str:
+def _resets(name: str, states: Sequence[StateMember]) -> list[str]:
+    """Statements that give states their initial values."""
+    zeros = sum(s.elements for s in states if not s.initial.any())
+    return [line for s in states for line in _reset(name, s, one_by_one=zeros <= _FEW_ZEROS)]
+
+
+def _reset(name: str, state: StateMember, *, one_by_one: bool) -> list[str]:
     member = f"self->{state.name}"
     if state.initial.any():
-        return f"(void)memcpy({member}, {name}_{state.name}_start, sizeof({member}));"
-    return f"(void)memset({member}, 0, sizeof({member}));"
+        return [f"(void)memcpy({member}, {name}_{state.name}_start, sizeof({member}));"]
+    if not one_by_one:
+        return [f"(void)memset({member}, 0, sizeof({member}));"]
+    zero = _ZEROS.get(str(state.initial.dtype), "0")
+    return [f"{member}[{i}] = {zero};" for i in range(state.elements)]
 
 
 def _body(program: Program, name: str, several: bool, memory: str = "self->workspace") -> list[str]:
