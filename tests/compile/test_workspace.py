@@ -18,7 +18,7 @@ BLOCK, BLOCKS = 64, 6
 
 def smoother() -> torch.nn.Module:
     torch.manual_seed(1)
-    return torch.nn.Sequential(dsp.FIR(torch.randn(33) / 6))
+    return torch.nn.Sequential(*(dsp.FIR(torch.randn(taps) / 6) for taps in (33, 9)))
 
 
 def spectrum() -> torch.nn.Module:
