@@ -46,6 +46,7 @@ def package_of(built: Built) -> CompiledModel:
             program,
             signature,
             built.members,
+            fpu=built.target.fpu,
             codes=built.codes,
             memory=built.layout,
             setters=built.setters,

@@ -194,11 +194,12 @@ int main(void)
 """
 
 
-def test_a_bad_sample_costs_a_block_of_one_sample(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["host", "cortex-m3"])  # with and without floats in hardware
+def test_a_bad_sample_costs_a_block_of_one_sample(target: str, tmp_path: Path) -> None:
     """Also where finite samples make the infinity: no output is bad without an error."""
     sections = [[9.0, 8.0, 7.0, 1.0, -1.8, 0.9]] * 2
     pipeline = torch.nn.Sequential(dsp.SOS(sections, sample_rate_hz=8000, form="direct"))
-    write(microddsp.compile(pipeline, torch.zeros(1, 1), name="one"), tmp_path)
+    write(microddsp.compile(pipeline, torch.zeros(1, 1), target=target, name="one"), tmp_path)
     main = "static float zero(void) { volatile float z = 0.0f; return z; }\n" + BLOCKS_OF_ONE
     (tmp_path / "main.c").write_text(main)
     for level in ("-O0", "-O2"):

@@ -112,9 +112,12 @@ def smoothing() -> torch.nn.Module:
 
 
 @pytest.mark.qemu
-def test_a_burst_of_nan_costs_its_blocks_and_no_other_on_a_device(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["cortex-m4f", "cortex-m3"])
+def test_a_burst_of_nan_costs_its_blocks_and_no_other_on_a_device(
+    target: str, tmp_path: Path
+) -> None:
     """The states are reset, the error is told, the next block is that of a fresh instance."""
-    model = microddsp.compile(smoothing(), torch.zeros(1, BLOCK), name="plops")
+    model = microddsp.compile(smoothing(), torch.zeros(1, BLOCK), target=target, name="plops")
     signal = np.random.default_rng(0).standard_normal((4, BLOCK)).astype("float32")
     signal[1, 3:20] = np.nan
     signal[2, BLOCK - 1] = np.inf

@@ -47,7 +47,7 @@ _EITHER = (
 
 
 def helpers(kernels: Sequence[str], name: str) -> list[str]:
-    """The C of all functions that these kernels (C texts) call."""
+    """The C of all functions that these kernels and statements (C texts) call."""
     text = "".join(kernels)
     used = [_EITHER.format(upper=name.upper())] if f"{EITHER}(" in text else []
     used += [body.format(name=name) for helper, body in _HELPERS.items() if f"{helper}(" in text]

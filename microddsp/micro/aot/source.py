@@ -50,6 +50,7 @@ def render(
     signature: Signature,
     states: Sequence[StateMember],
     *,
+    fpu: bool,
     codes: Mapping[str, str] | None = None,
     memory: MemoryOptions | None = None,
     setters: Sequence[Setter] = (),
@@ -58,14 +59,16 @@ def render(
     """`{"name.h": ..., "name.c": ...}`; the same model always gives the same bytes.
 
     Kernels of which `codes` says something else than "c" are in an object file, and in the C only
-    if a macro asks for them.
+    if a macro asks for them. Without an `fpu` states are looked at as integers.
     """
     name = signature.name
     apart = [k for k in program.kernels if (codes or {}).get(k.name, "c") != "c"]
     inside = [k for k in program.kernels if k not in apart]
     seldom = [k.text for design in designs for k in design.program.kernels]
     texts = [k.text for k in program.kernels] + seldom
-    first = helpers([k.text for k in inside] + seldom, name)
+    check = _check(states, program.witnesses)
+    tested = ["microddsp_bits("] if any(check.values()) and not fpu else []
+    first = helpers([k.text for k in inside] + seldom + tested, name)
     more = [f for f in helpers(texts, name) if f not in first]
     values: dict[str, Any] = {
         "name": name,
@@ -104,7 +107,8 @@ def render(
         "setters": [_setter(s) for s in setters],
         "designs": [_design(d, name) for d in designs],
         **_push(signature),
-        **_check(states, program.witnesses),
+        **check,
+        "fpu": fpu,
     }
     values["constants"] += [
         _table(
