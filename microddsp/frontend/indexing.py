@@ -1,4 +1,8 @@
-"""Indices that TVM's importer reads out of bounds, or in another order than torch."""
+"""Indices that TVM's importer reads out of bounds, or in another order than torch.
+
+Where torch raises for an index, a device cannot: what it computes as an index and lies outside
+reads the nearest element, so that no signal makes it read other memory.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,11 @@ from torch import fx
 from microddsp.frontend.nodes import new_node, tensor_of
 
 aten = torch.ops.aten
+_ALONG_AN_AXIS = (aten.index_select.default, aten.gather.default)
 
 
-def count_from_front(graph: fx.Graph, node: fx.Node) -> None:
-    """x[-1] and x[indices] read out of bounds where an index is negative.
+def keep_inside(graph: fx.Graph, node: fx.Node) -> None:
+    """x[-1] and x[indices] read out of bounds where an index is negative or too large.
 
     What is known at compile time is folded again later.
     """
@@ -26,21 +31,28 @@ def count_from_front(graph: fx.Graph, node: fx.Node) -> None:
         indices = list(node.args[1])  # type: ignore[arg-type]
         for dim, index in enumerate(indices):
             if isinstance(index, fx.Node):
-                indices[dim] = _positive(graph, node, index, x.shape[dim])
+                indices[dim] = _inside(graph, node, index, x.shape[dim])
         node.args = (node.args[0], indices)
-    elif node.target in (aten.index_select.default, aten.gather.default):
+    elif node.target in _ALONG_AN_AXIS:
         source, dim, index = node.args[:3]
         assert isinstance(dim, int) and isinstance(index, fx.Node)
-        node.args = (source, dim, _positive(graph, node, index, x.shape[dim]), *node.args[3:])
+        size = x.shape[dim] if x.dim() else 1
+        node.args = (source, dim, _inside(graph, node, index, size), *node.args[3:])
+    elif node.target in (aten.embedding.default, aten.take.default):
+        source, index = node.args[:2]
+        assert isinstance(index, fx.Node)
+        size = x.numel() if node.target is aten.take.default else x.shape[0]
+        node.args = (source, _inside(graph, node, index, size), *node.args[2:])
 
 
-def _positive(graph: fx.Graph, like: fx.Node, index: fx.Node, size: int) -> fx.Node:
+def _inside(graph: fx.Graph, like: fx.Node, index: fx.Node, size: int) -> fx.Node:
     value = tensor_of(index)
     if value is None or value.dtype in (torch.bool, torch.uint8):
         return index
     shifted = new_node(graph, like, aten.add.Tensor, (index, size), value=value)
     negative = new_node(graph, like, aten.lt.Scalar, (index, 0), value=value < 0)
-    return new_node(graph, like, aten.where.self, (negative, shifted, index), value=value)
+    counted = new_node(graph, like, aten.where.self, (negative, shifted, index), value=value)
+    return new_node(graph, like, aten.clamp.default, (counted, 0, size - 1), value=value)
 
 
 def gather_scattered(graph: fx.Graph, node: fx.Node) -> None:

@@ -15,7 +15,7 @@ from torch import fx
 from microddsp.errors import UnsupportedOperatorError
 from microddsp.frontend.bounds import bounded, compared, outside, truth
 from microddsp.frontend.diagnostics import place
-from microddsp.frontend.indexing import count_from_front, gather_scattered
+from microddsp.frontend.indexing import keep_inside, gather_scattered
 from microddsp.frontend.nodes import cast, new_node, tensor_of
 
 aten = torch.ops.aten
@@ -77,7 +77,7 @@ def mend(program: torch.export.ExportedProgram) -> None:
             continue
         with graph.inserting_before(node):
             _alpha(graph, node)
-            count_from_front(graph, node)
+            keep_inside(graph, node)
             gather_scattered(graph, node)
             _promotion(graph, node)
             compared(graph, node)

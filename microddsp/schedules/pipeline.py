@@ -14,6 +14,7 @@ from microddsp.schedules.fuse_sample_loops import FuseSampleLoops
 from microddsp.schedules.kernels import ScheduleKernels
 from microddsp.schedules.origins import after_fusion, after_legalisation, from_spans, of_calls
 from microddsp.schedules.pointwise import SplitPointwise
+from microddsp.schedules.read_at import read_at
 from microddsp.schedules.sample_loop import USUAL, LoopShape
 
 # Operators that only give memory another shape; they cost nothing later.
@@ -32,7 +33,9 @@ def pipeline(loops: LoopShape = USUAL) -> tvm.transform.Pass:
             FuseConvolutions(),
             FuseFrames(),
             FuseSampleLoops(loops),
-            relax.transform.LegalizeOps(skip_ops=list(VIEWS)),
+            relax.transform.LegalizeOps(
+                customize_legalize_map={"relax.take": read_at}, skip_ops=list(VIEWS)
+            ),
             relax.transform.AnnotateTIROpPattern(),
             relax.transform.FoldConstant(),
             relax.transform.FuseOps(),

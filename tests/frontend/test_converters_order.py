@@ -148,6 +148,37 @@ def test_an_index_outside_is_not_written() -> None:
     torch.testing.assert_close(model.run(outside), torch.tensor([[0.0, 1.0, 0.0, 0.0]]))
 
 
+READS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "table": lambda table, i: table[i],
+    "two axes": lambda table, i: table.reshape(2, 4)[i.clamp(-2, 1), i],
+    "index_select": lambda table, i: table.index_select(0, i),
+    "gather": lambda table, i: table.gather(0, i),
+    "take": lambda table, i: table.reshape(2, 4).take(i),
+    "embedding": lambda table, i: torch.nn.functional.embedding(i, table.reshape(8, 1)).flatten(),
+}
+
+
+@pytest.mark.parametrize("name", READS)
+def test_an_index_outside_reads_the_nearest_element_and_no_other_memory(
+    name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    table = torch.arange(8.0) * 3
+    model = microddsp.compile(
+        Call(lambda x: READS[name](table, x[0].long())), torch.zeros(1, 8), target="host", name="m"
+    )
+    assert capfd.readouterr().err == ""  # TVM's own kernels warn of what they would read
+    last = 3 if name == "two axes" else 7
+    inside = torch.tensor([0, last, 1, 2, 0, 3, last, 1])
+    if name in ("table", "two axes", "take"):  # torch refuses negative ones elsewhere
+        inside[[2, 5]] -= last + 1
+    torch.testing.assert_close(model.run(inside[None].float()), READS[name](table, inside))
+    outside = torch.tensor([[-1e30, -100.0, 8.0, 9.0, 1e6, 1e9, 1e30, 3e38]])
+    got = model.run(outside)
+    assert set(got.flatten().tolist()) <= set(table.tolist())
+    ends = READS[name](table, torch.tensor([0, 0, last, last]))
+    assert got.flatten()[1:5].tolist() == ends[[0, 2, 2, 2]].tolist()
+
+
 @pytest.mark.parametrize("how", ["mean", "amax"])
 def test_a_reduction_without_the_tensor_itself_is_refused(how: str) -> None:
     module = Call(lambda x: x.scatter_reduce(1, AT, x, how, include_self=False))
