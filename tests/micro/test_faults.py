@@ -96,7 +96,7 @@ BODY = """    self->sum = 0.0f;
     default:
         break;
     }"""
-BOARDS = ("microbit", "mps2-an385", "mps2-an386", "mps2-an505", "mps3-an547")
+BOARDS = ("microbit", "mps2-an385", "mps2-an386", "mps2-an500", "mps2-an505", "mps3-an547")
 
 
 @pytest.fixture(scope="module", params=BOARDS)

@@ -32,7 +32,8 @@ void port_fault_disarm(void);
 void port_stack_watch(void);
 int port_stack_intact(void);
 
-/* SysTick's interrupt. */
+/* SysTick's interrupt, and what a counter needs once, when faults are caught already. */
 void port_tick_handler(void);
+void port_ticks_init(void);
 
 #endif /* PORT_INTERNAL_H */

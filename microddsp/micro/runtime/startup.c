@@ -18,6 +18,11 @@ extern uint32_t _handler_stack_top[];
 void reset_handler(void);
 void start(void);
 
+/* For a port whose counter needs nothing. */
+__attribute__((weak)) void port_ticks_init(void)
+{
+}
+
 static void stop(void)
 {
     port_exit(PORT_FAULT);
@@ -37,6 +42,7 @@ __attribute__((used, noreturn)) void start(void)
     __asm__ volatile("dsb\n isb");
 #endif
     port_faults_init();
+    port_ticks_init();
     port_run(rpc_serve);
     for (;;) {
     }
