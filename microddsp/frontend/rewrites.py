@@ -15,7 +15,7 @@ from torch import fx
 from microddsp.errors import UnsupportedOperatorError
 from microddsp.frontend.bounds import bounded, compared, outside, truth
 from microddsp.frontend.diagnostics import place
-from microddsp.frontend.indexing import keep_inside, gather_scattered
+from microddsp.frontend.indexing import gather_scattered, keep_inside
 from microddsp.frontend.nodes import cast, new_node, tensor_of
 
 aten = torch.ops.aten

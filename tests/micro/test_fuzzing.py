@@ -1,5 +1,6 @@
-"""Random and mutated packets against the server, built with the sanitizers for addresses and for
-undefined behaviour: no crash, no hang, and the session goes on."""
+"""Random and mutated packets against the server, on this computer built with the sanitizers for
+addresses and for undefined behaviour, and on an emulated board: no crash, no hang, and the session
+goes on."""
 
 from __future__ import annotations
 
@@ -15,9 +16,10 @@ import pytest
 
 from microddsp.micro.boards import find_board
 from microddsp.micro.package.model import CompiledModel
-from microddsp.micro.platforms import create_project, read_project
+from microddsp.micro.platforms import build_project, create_project, read_project
 from microddsp.micro.rpc.bridge import LOG, Device, Packets
 from microddsp.micro.rpc.frames import HELLO, WELCOME, pack, unpack
+from microddsp.micro.rpc.start import qemu_command
 from tests.micro.test_serial_link import BOARD as LINE_BOARD
 
 Maker = Callable[..., CompiledModel]
@@ -44,8 +46,8 @@ def built_with_sanitizers(model: CompiledModel, folder: Path, board: str) -> Pat
 class Server:
     """Packets to the device, whole answers back."""
 
-    def __init__(self, image: Path) -> None:
-        self.device = Device([str(image)])
+    def __init__(self, command: list[str]) -> None:
+        self.device = Device(command)
         self.packets = Packets()
         self.waiting: list[bytes] = []
         assert self.receive() == b""
@@ -215,7 +217,24 @@ def image(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
 
 @pytest.fixture
 def server(image: Path) -> Iterator[Server]:
-    started = Server(image)
+    started = Server([str(image)])
+    yield started
+    started.device.stop()
+
+
+@pytest.fixture(scope="module")
+def emulated_image(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Path:
+    probe: Maker = request.getfixturevalue("probe")
+    folder = tmp_path_factory.mktemp("emulated")
+    create_project(folder, probe(), find_board("mps2-an386"))
+    return build_project(folder)
+
+
+@pytest.fixture
+def emulated(emulated_image: Path) -> Iterator[Server]:
+    started = Server(qemu_command(find_board("mps2-an386"), emulated_image))
     yield started
     started.device.stop()
 
@@ -239,6 +258,18 @@ def test_mutated_packets_do_no_harm(server: Server) -> None:
 @pytest.mark.parametrize("seed", range(2, 6))
 def test_very_many_mutated_packets_do_no_harm(server: Server, seed: int) -> None:
     fuzz(server, 25_000, seed)
+
+
+@pytest.mark.qemu
+def test_mutated_packets_do_no_harm_to_a_processor(emulated: Server) -> None:
+    fuzz(emulated, 2000, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.qemu
+@pytest.mark.parametrize("seed", range(2, 6))
+def test_very_many_mutated_packets_do_no_harm_to_a_processor(emulated: Server, seed: int) -> None:
+    fuzz(emulated, 25_000, seed)
 
 
 # ---- the serial line's bytes ----
