@@ -53,6 +53,14 @@ class BoardError(MicroddspError):
     """A board, or a tool that it needs, is missing or does not do what it should."""
 
 
+class ProjectError(BoardError):
+    """A firmware project's folder is none, is damaged, or cannot be written."""
+
+
+class OptionError(ProjectError):
+    """An option of a platform is unknown or missing, or has a value that makes no sense."""
+
+
 class LinkError(BoardError):
     """The link to the device broke, or the device answered with an error."""
 

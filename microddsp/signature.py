@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -20,8 +21,20 @@ C_TYPES = {
     "int64": "int64_t",
     "bool": "uint8_t",
 }
+# Of an input's block: 64 MB, more than any of the devices has.
+MAX_BLOCK_ELEMENTS = 2**24
 # What kernels may use: signals are never float64, designs of filters are.
 KERNEL_TYPES = {**C_TYPES, "float64": "double"}
+
+
+def check_block(shape: Sequence[int], name: str = "") -> None:
+    """Raises ParameterError for a block that no device has memory for."""
+    elements = math.prod(shape)
+    if elements > MAX_BLOCK_ELEMENTS:
+        raise ParameterError(
+            f"a block of {elements} elements{f' for {name}' if name else ''} is too large",
+            hint=f"{MAX_BLOCK_ELEMENTS} at most; usual are 16 to 1024 samples a channel",
+        )
 
 
 @dataclass(frozen=True, slots=True)

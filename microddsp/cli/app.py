@@ -26,7 +26,7 @@ from microddsp.cli.report import report_command
 from microddsp.cli.run import run_command
 from microddsp.cli.tune import tune_app
 from microddsp.cli.verify_gradients import verify_gradients_command
-from microddsp.errors import BoardError, MicroddspError, MicroddspWarning
+from microddsp.errors import BoardError, MicroddspError, MicroddspWarning, ProjectError
 from microddsp.interrupts import interruptible
 
 USER_ERROR, BOARD_ERROR, INTERRUPTED = 1, 3, 130
@@ -110,7 +110,8 @@ def main(arguments: list[str] | None = None) -> None:
         if debug:
             traceback.print_exc()
         typer.echo(f"microddsp: error: {error}", err=True)
-        sys.exit(BOARD_ERROR if isinstance(error, BoardError) else USER_ERROR)
+        of_board = isinstance(error, BoardError) and not isinstance(error, ProjectError)
+        sys.exit(BOARD_ERROR if of_board else USER_ERROR)
     except KeyboardInterrupt:
         typer.echo("microddsp: interrupted", err=True)
         sys.exit(INTERRUPTED)

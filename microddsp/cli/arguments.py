@@ -11,7 +11,7 @@ import typer
 from microddsp.budget import KEYS, read_limits
 from microddsp.errors import MicroddspError, ParameterError, nearest
 from microddsp.micro.aot.memory_options import MemoryOptions
-from microddsp.micro.boards import find_board
+from microddsp.micro.boards import check_portless, find_board
 from microddsp.micro.farm.address import is_farm_address, parse_address, parse_tracker
 from microddsp.micro.package.names import is_c_name
 from microddsp.micro.platforms.zephyr.boards import emulated_boards
@@ -59,6 +59,17 @@ def check_board_here(name: str | None) -> str | None:
     if is_farm_address(name):
         raise typer.BadParameter(f"{name!r}: `microddsp run` alone takes a board's rpc:// address")
     return check_board(name)
+
+
+def check_port(board: str, port: str | None, serial_number: str | None = None) -> None:
+    """A port that nobody would look at is a mistake."""
+    if is_farm_address(board) and (port or serial_number):
+        raise typer.BadParameter("the boards of a farm have their port from its server")
+    if not is_farm_address(board):
+        try:
+            check_portless(find_board(board), port, serial_number)
+        except MicroddspError as error:
+            raise refuse(error) from error
 
 
 def check_tracker(text: str | None) -> str | None:

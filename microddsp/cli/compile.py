@@ -23,7 +23,7 @@ from microddsp.cli.arguments import (
 from microddsp.cli.model_reference import HELP, load_module, parse_reference
 from microddsp.cli.render import describe, show_facts, show_json
 from microddsp.errors import BoardError, MicroddspError, ParameterError, nearest
-from microddsp.signature import INPUT_DTYPES, Input
+from microddsp.signature import INPUT_DTYPES, Input, check_block
 
 CODE_KINDS = ("c", "tir", "relax")
 
@@ -194,6 +194,8 @@ def example_blocks(
     """Blocks of zeros, in the order in which the module's forward takes them."""
     import torch
 
+    for name, shape in (shapes or {"": (channels, block)}).items():
+        check_block(shape, name)
     if not shapes:
         return (torch.zeros(channels, block),)
     order = list(shapes)

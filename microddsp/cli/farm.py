@@ -16,7 +16,7 @@ import typer
 from microddsp.cli.arguments import check_tracker, refuse
 from microddsp.cli.render import show_json, show_table
 from microddsp.errors import MicroddspError
-from microddsp.micro.boards import DEFAULT_BOARD, HOST, Board, find_board
+from microddsp.micro.boards import DEFAULT_BOARD, HOST, Board, check_portless, find_board
 from microddsp.micro.farm.address import check_key, parse_tracker
 
 farm = typer.Typer(
@@ -87,6 +87,11 @@ def serve(
         raise refuse(error) from error
     if key and len({b.name for b in found}) > 1:
         raise typer.BadParameter("boards under one key must be alike: one command for each key")
+    for each in found:
+        try:
+            check_portless(each, port, serial_number)
+        except MicroddspError as error:
+            raise refuse(error) from error
     if any(b.serial for b in found) and (count > 1 or len(found) > 1):
         raise typer.BadParameter("a command offers one real board")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +12,7 @@ import typer
 from microddsp.cli.arguments import check_archive, parse_options, refuse
 from microddsp.cli.render import as_json as plain
 from microddsp.cli.render import show_facts, show_json, show_table
-from microddsp.errors import MicroddspError, TemplateError
+from microddsp.errors import MicroddspError, OptionError, TemplateError
 from microddsp.micro.platforms import (
     PLATFORMS,
     TEMPLATE,
@@ -23,6 +25,7 @@ from microddsp.micro.platforms import (
     flash_project,
     run_project,
 )
+from microddsp.micro.platforms.project import MANIFEST
 from microddsp.micro.project_api.server import PROGRAM
 
 micro = typer.Typer(
@@ -36,7 +39,21 @@ micro = typer.Typer(
 def _check_project(directory: Path) -> Path:
     if not directory.is_dir():
         raise typer.BadParameter(f"there is no folder {str(directory)!r}")
+    if not (directory / MANIFEST).is_file():
+        raise typer.BadParameter(
+            f"{str(directory)!r} is no project: it has no {MANIFEST}\n"
+            "microddsp micro create makes one"
+        )
     return directory
+
+
+@contextmanager
+def _options_refused() -> Iterator[None]:
+    """A wrong -o is a wrong argument, also where only the project knows that."""
+    try:
+        yield
+    except OptionError as error:
+        raise refuse(error) from error
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -142,9 +159,10 @@ def _create(
     from microddsp.micro.platforms import create_project as write
 
     models = microddsp.load_models(archive)
-    project = write(
-        directory, list(models.values()), options=options, platform=platform, force=True
-    )
+    with _options_refused():
+        project = write(
+            directory, list(models.values()), options=options, platform=platform, force=True
+        )
     facts: dict[str, object] = {"project": str(directory), "platform": platform.name}
     if project.board:
         facts["board"] = project.board.name
@@ -189,7 +207,8 @@ def _need(option: Option) -> str:
 @micro.command("build")
 def build(directory: Project, option: Options = None, as_json: Json = False) -> None:
     """Compile a project; this runs its own build."""
-    image = build_project(directory, parse_options(option or ()))
+    with _options_refused():
+        image = build_project(directory, parse_options(option or ()))
     _show({"project": str(directory), "image": str(image)}, as_json)
 
 
@@ -209,7 +228,8 @@ def flash(
 ) -> None:
     """Write a built project into a real board."""
     options = parse_options(option or ())
-    flash_project(directory, port=port, serial_number=serial_number, options=options)
+    with _options_refused():
+        flash_project(directory, port=port, serial_number=serial_number, options=options)
     _show({"project": str(directory), "flashed": True}, as_json)
 
 
@@ -223,8 +243,14 @@ def run(
 ) -> None:
     """Start a built project and report what it answers."""
     options = parse_options(option or ())
-    report = run_project(directory, port=port, serial_number=serial_number, options=options)
-    _show(plain(report), as_json)
+    with _options_refused():
+        reports = run_project(directory, port=port, serial_number=serial_number, options=options)
+    if as_json:
+        facts = [plain(report) for report in reports]
+        show_json(facts[0] if len(facts) == 1 else facts)
+        return
+    for report in reports:
+        _show(plain(report), as_json)
 
 
 @micro.command("debug")

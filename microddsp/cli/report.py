@@ -43,6 +43,9 @@ def report_command(
         Path | None,
         typer.Option("-i", "--input", help="WAV, CSV or npz; noise otherwise."),
     ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Which one of an archive's several models.")
+    ] = None,
     column: Annotated[
         list[str] | None, typer.Option(help="CSV column, by name or number, for each channel.")
     ] = None,
@@ -68,6 +71,8 @@ def report_command(
     options = (target, block, channels, input_shape)
     if is_archive and any(value is not None for value in options):
         raise typer.BadParameter("an archive is compiled already: no target, block or shape")
+    if not is_archive and name is not None:
+        raise typer.BadParameter("--name is for an archive with several models")
     if not is_archive and pipeline is not None:
         raise typer.BadParameter("--pipeline is for an archive: this model is its own")
     if is_archive:
@@ -88,7 +93,7 @@ def report_command(
     import microddsp
 
     if is_archive:
-        compiled = microddsp.load(model)
+        compiled = microddsp.load(model, name)
         module = load_module(reference)[0] if reference else None
     else:
         assert reference is not None

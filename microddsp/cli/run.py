@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from microddsp.cli import render
-from microddsp.cli.arguments import check_archive, check_board, check_choice, parse_settings
+from microddsp.cli.arguments import (
+    check_archive,
+    check_board,
+    check_choice,
+    check_port,
+    parse_settings,
+)
 from microddsp.cli.model_reference import HELP, load_module, parse_reference
 from microddsp.micro.boards import HOST, find_board
 from microddsp.micro.farm.address import is_farm_address
@@ -76,6 +82,7 @@ def run_command(
         raise typer.BadParameter("outputs are written as .npz, one array for each")
     if output is not None and not output.parent.is_dir():
         raise typer.BadParameter(f"there is no folder {str(output.parent)!r}")
+    check_port(board or HOST, port, serial_number)
     reference = parse_reference(verify) if verify is not None else None
     settings = parse_settings(setting or ())
 

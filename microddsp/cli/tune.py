@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from microddsp.cli.arguments import (
     check_board_here,
     check_choice,
+    check_port,
     check_tracker,
     parse_shapes,
     target_of,
@@ -44,8 +45,9 @@ tune_app = typer.Typer(
 def tune_command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help=HELP)],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="Folder of the trials; a session goes on there.")
-    ],
+        Path | None,
+        typer.Option("-o", "--output", help="Folder of the trials; a session goes on there."),
+    ] = None,
     target: Annotated[
         str | None,
         typer.Option(help="One of `microddsp targets`  [default: the board's, cortex-m4f]"),
@@ -93,18 +95,23 @@ def tune_command(
     """Measure candidates for the kernels of a model; every trial is kept at once."""
     reference = parse_reference(model)
     shapes = parse_shapes(input_shape or ())
+    listing = tasks == "list"
+    if output is None and not listing:
+        raise typer.BadParameter("Missing option '-o' / '--output': where the trials are kept")
     check_choice(metric, METRICS)
     check_choice(emit, ("c", "obj", "any"))
     if key and not tracker:
         raise typer.BadParameter("--key is for a farm: --tracker says which")
     target = target_of(target, board)
+    if board is not None:
+        check_port(board, port)
 
     from microddsp.tuning.session import tune
     from microddsp.tuning.task import tuning_tasks
 
     module, carried = load_module(reference)
     inputs = carried if carried and not shapes else example_blocks(module, shapes, channels, block)
-    if tasks == "list":
+    if listing or output is None:
         _list(tuning_tasks(module, inputs, target=target, narrow=narrow, emit=emit), as_json)
         return
     with _Bar(quiet=as_json) as bar:

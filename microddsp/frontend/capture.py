@@ -47,7 +47,7 @@ from microddsp.frontend.units import binding_units, units_of
 from microddsp.outline import Unit
 from microddsp.relax_ops.origins import with_origins
 from microddsp.relax_ops.registry import register_all
-from microddsp.signature import OutputStructure, TensorSpec
+from microddsp.signature import OutputStructure, TensorSpec, check_block
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +193,7 @@ def _examples(example_inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
             raise CompileError(
                 f"example input {i} has shape {tuple(x.shape)}: a block must not be empty"
             )
+        check_block(x.shape, f"example input {i}")
         if x.dtype == torch.float64:
             raise CompileError(
                 f"example input {i} is float64", hint="devices compute in float32: x.float()"

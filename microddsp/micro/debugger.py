@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
-import signal
 import socket
 import subprocess
 import threading
@@ -19,7 +17,7 @@ import numpy as np
 import psutil
 
 from microddsp.errors import BoardError, LinkError
-from microddsp.micro.boards import Board
+from microddsp.micro.boards import Board, check_portless
 from microddsp.micro.platforms import Project
 from microddsp.micro.platforms.flash import fill
 from microddsp.micro.rpc.symbols import Symbols
@@ -60,8 +58,10 @@ class DebugServer:
         Raises:
             BoardError: The project is not built, its board has no server for gdb, or the port is
                 taken.
+            ParameterError: A serial port is given for a board that has none.
         """
         self.board = _board_to_debug(project)
+        check_portless(self.board, port, serial_number)
         if not project.image.is_file():
             raise BoardError(
                 f"there is no firmware {str(project.image)!r}", hint="build the project first"
@@ -141,12 +141,15 @@ class DebugServer:
 
     def _end_bridge(self) -> None:
         """It takes the emulator with it, and whoever waits for an answer hears of it."""
+        killed = []
         for process in psutil.Process().children(recursive=True):
             try:
                 if f"tcp:{self.address}" in process.cmdline():
-                    os.kill(process.pid, signal.SIGKILL)
-            except (psutil.Error, ProcessLookupError):
+                    process.kill()
+                    killed.append(process)
+            except psutil.Error:
                 continue  # it has ended meanwhile
+        psutil.wait_procs(killed, timeout=_END_S)
 
     def __enter__(self) -> DebugServer:
         return self

@@ -10,7 +10,7 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from microddsp.errors import BoardError, nearest
-from microddsp.micro.boards import DEFAULT_BOARD, Board
+from microddsp.micro.boards import DEFAULT_BOARD, Board, check_portless
 from microddsp.micro.farm import FarmAddress, is_farm_address, parse_address
 from microddsp.micro.farm.client import WAIT_S, request
 from microddsp.micro.farm.described import board_of
@@ -227,6 +227,7 @@ def open_board(
     Raises:
         BoardError: The board is unknown or has another processor, is not there, or a tool is
             missing.
+        ParameterError: A port is given for a board that has none.
         LinkError: The device does not come up.
     """
     if model is None:
@@ -241,8 +242,9 @@ def open_board(
     with tempfile.TemporaryDirectory(prefix="microddsp-") as folder:
         chosen = _board_to_ask(create_project(folder, models, wanted, given, platform=platform))
         build_project(folder)
+        if not farm:
+            port = port_of(chosen, port, serial_number)
         if chosen.serial and not farm:
-            port = find_port(chosen, port, serial_number)
             flash_project(folder, port=port, serial_number=serial_number)
         # Emulators have read the image once they answer: the folder may go.
         return BoardSession(
@@ -272,8 +274,8 @@ def open_project(
     """
     project = with_options(read_project(directory), options, "open_transport")
     board = _board_to_ask(project)
-    if board.serial and not board.template:
-        port = find_port(board, port, serial_number)
+    if not board.template:
+        port = port_of(board, port, serial_number)
     return BoardSession(project, timeout_s=timeout_s, port=port)
 
 
@@ -309,7 +311,16 @@ def _board_to_ask(project: Project) -> Board:
     return project.board
 
 
-def find_port(board: Board, port: str | None, serial_number: str | None) -> str:
+def port_of(board: Board, port: str | None, serial_number: str | None) -> str | None:
+    """Where a real board is; None for one that is emulated.
+
+    Raises:
+        ParameterError: The board is emulated, and a port is given.
+        BoardError: No board, or several, fit.
+    """
+    if board.serial is None:
+        check_portless(board, port, serial_number)
+        return None
     from microddsp.micro.rpc.boards_attached import find_port
 
     return find_port(board, port=port, serial_number=serial_number)

@@ -14,19 +14,21 @@ _PACKAGES = {
     "make": "make",
     "ninja": "ninja-build",
     "qemu-system-arm": "qemu-system-arm",
+    "st-flash": "stlink-tools",
 }
+_HINTS = {name: f"pip install {name}" for name in ("pyocd", "west")}
 
 
 def find_tool(name: str, purpose: str) -> str:
     """Path of a program.
 
     Raises:
-        BoardError: It is not on PATH; the hint names the Debian package.
+        BoardError: It is not on PATH; the hint says how to install it.
     """
     found = shutil.which(name)
     if found is None:
         raise BoardError(
             f"{name} is not on PATH, needed to {purpose}",
-            hint=f"install the Debian package {_PACKAGES.get(name, name)}",
+            hint=_HINTS.get(name, f"install the Debian package {_PACKAGES.get(name, name)}"),
         )
     return found

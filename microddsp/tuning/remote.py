@@ -30,7 +30,7 @@ from microddsp.micro.platforms import (
     flash_project,
     read_project,
 )
-from microddsp.micro.session import BoardSession, find_port
+from microddsp.micro.session import BoardSession, port_of
 from microddsp.micro.targets import Target, find_target
 from microddsp.signature import InputSpec, OutputStructure, Signature, TensorSpec
 from microddsp.tuning.measure import Job, Outcome, Values
@@ -239,7 +239,7 @@ class Boards:
     def _flash(self, folder: str) -> None:
         """Write a real board's flash, which wears."""
         if self.board.serial:
-            self.port = find_port(self.board, self.port, None)
+            self.port = port_of(self.board, self.port, None)
             self.wear.count()
             flash_project(folder, port=self.port)
 

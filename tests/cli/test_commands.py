@@ -173,6 +173,15 @@ def test_a_question_is_answered_without_heavy_imports(arguments: tuple[str, ...]
         (("run", "MODEL", "-i", "MODEL", "-o", "out.csv"), ".npz"),
         (("run", "MODEL", "-i", "MODEL", "--tail", "keep"), "known: drop, error"),
         (("run", "MODEL", "-i", "MODEL", "--verify", "x"), "names no factory"),
+        (("run", "MODEL", "-i", "MODEL", "--port", "/dev/x"), "is not behind a serial port"),
+        (("run", "MODEL", "-i", "MODEL", "--board", "rpc://a:1/k", "--port", "x"), "its server"),
+        (("tune", "MODEL:plops"), "-o says where"),
+        (("tune", "MODEL:plops", "-o", "d", "--board", "host", "--port", "x"), "serial port"),
+        (("farm", "serve", "--tracker", "a:1", "--port", "x"), "is not behind a serial port"),
+        (("report", "MODEL:plops", "--name", "x"), "for an archive"),
+        (("micro", "build", "tests"), "is no project: it has no project.json"),
+        (("micro", "run", "tests"), "is no project: it has no project.json"),
+        (("micro", "debug", "nowhere"), "no folder 'nowhere'"),
         (("micro", "create"), "microddsp micro create MODEL.tar DIR"),
         (("micro", "create", "none.tar", "new"), "no file 'none.tar'"),
         (("micro", "create", "MODEL", "new", "--platform", "qmeu"), "did you mean 'qemu'"),
@@ -324,7 +333,22 @@ def test_a_project_does_not_overwrite_a_folder_with_files(archive: Path, folder:
     assert (folder / "pipeline.py").is_file()
 
 
-def test_building_what_is_no_project_is_a_user_error(folder: Path) -> None:
-    done = microddsp("micro", "build", "none", cwd=folder)
-    assert done.returncode in (1, 2)
-    assert "none" in done.stderr
+def test_a_damaged_project_and_a_place_that_cannot_be_written_are_user_errors(
+    archive: Path, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "project.json").write_text("{}")
+    damaged = microddsp("micro", "build", tmp_path, cwd=folder)
+    unwritable = microddsp("micro", "create", "plops.tar", "pipeline.py/fw", cwd=folder)
+    for done, words in ((damaged, "project.json is damaged"), (unwritable, "cannot be written")):
+        assert done.returncode == 1
+        assert words in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_wrong_option_of_a_project_is_a_usage_error(archive: Path, folder: Path) -> None:
+    made = microddsp("micro", "create", "plops.tar", "of-host", "--platform", "host", cwd=folder)
+    assert made.returncode == 0, made.stderr
+    for command in ("build", "flash", "run"):
+        done = microddsp("micro", command, "of-host", "-o", "colour=red", cwd=folder)
+        assert done.returncode == 2
+        assert "platform host has no option 'colour'" in words(done.stderr)

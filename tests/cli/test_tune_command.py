@@ -39,7 +39,7 @@ def test_a_model_is_tuned_shown_and_compiled(
 ) -> None:
     (tmp_path / "m.py").write_text(MODEL)
     model, db = f"{tmp_path}/m.py:follow", str(tmp_path / "db")
-    (task,) = json.loads(_said(capsys, "tune", model, "-o", db, "--tasks", "list", "--json"))
+    (task,) = json.loads(_said(capsys, "tune", model, "--tasks", "list", "--json"))
     assert 8 in task["choices"]["unroll"]
     options = ("--block", "8", "--trials", "4", "--json")
     report = json.loads(_said(capsys, "tune", model, "-o", db, *options))

@@ -1,5 +1,5 @@
 """A serial line that drops, flips, doubles and delays bytes, between a pseudo-terminal and a
-process that is the device.
+process that is the device, or an emulator that has it.
 
 It is a program of its own: TVM holds Python's lock while it waits for an answer.
 """
@@ -21,9 +21,10 @@ class NoisyLine:
     """`port` is what a program opens. `rate`: the probability that a byte is harmed (lost, flipped,
     doubled or delayed, each as often as the others)."""
 
-    def __init__(self, image: Path, *, rate: float, seed: int) -> None:
+    def __init__(self, *command: str | Path, rate: float, seed: int) -> None:
+        device = map(str, command)
         self.relay = subprocess.Popen(
-            [sys.executable, "-S", "-E", __file__, str(image), str(rate), str(seed)],
+            [sys.executable, "-S", "-E", __file__, str(rate), str(seed), *device],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
@@ -46,8 +47,8 @@ class NoisyLine:
 
 
 class Relay:
-    def __init__(self, image: str, rate: float, seed: int) -> None:
-        self.image, self.rate = image, rate
+    def __init__(self, rate: float, seed: int, command: list[str]) -> None:
+        self.command, self.rate = command, rate
         self.random = random.Random(seed)
         self.harmed = 0
         self.stopped = self.reset = False
@@ -74,7 +75,7 @@ class Relay:
         print(self.harmed, flush=True)
 
     def start(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([self.image], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        return subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def harm(self, data: bytes) -> bytes:
         out = bytearray()
@@ -94,7 +95,7 @@ class Relay:
 
 
 def main() -> None:
-    relay = Relay(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]))
+    relay = Relay(float(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
     signal.signal(signal.SIGUSR1, lambda *_: setattr(relay, "reset", True))
     signal.signal(signal.SIGTERM, lambda *_: setattr(relay, "stopped", True))
     relay.run()

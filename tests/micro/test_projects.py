@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from microddsp.errors import BoardError
+from microddsp.errors import BoardError, OptionError, ProjectError
 from microddsp.micro.boards import find_board, list_boards
 from microddsp.micro.package.model import CompiledModel
 from microddsp.micro.platforms import (
@@ -76,11 +76,20 @@ def test_options_set_board_and_stack(probe: Maker, tmp_path: Path) -> None:
         ({"board": "x"}, "mps2-an386"),
         ({"stack": "many"}, "multiple of 8"),
         ({"stack": "100"}, "512 or more"),
+        ({"profile": "maybe"}, "known: no, yes|known: yes, no"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, str], words: str) -> None:
-    with pytest.raises(BoardError, match=words):
+    with pytest.raises(OptionError, match=words):
         check_options(find_platform("qemu"), options)
+
+
+def test_a_stack_larger_than_memory_is_refused_before_anything_is_written(
+    probe: Maker, tmp_path: Path
+) -> None:
+    with pytest.raises(OptionError, match="stack of 4194304 bytes.*mps2-an386 has 4194304"):
+        create_project(tmp_path / "fw", probe(), options={"stack": str(4 << 20)})
+    assert not (tmp_path / "fw").exists()
 
 
 def test_a_mistyped_platform_is_refused() -> None:
@@ -100,7 +109,7 @@ def test_a_model_with_the_name_of_a_firmware_file_is_refused(
 
 
 def test_a_folder_that_is_no_project_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BoardError, match="is no project"):
+    with pytest.raises(ProjectError, match="is no project"):
         build_project(tmp_path)
 
 
@@ -121,7 +130,7 @@ def test_a_folder_that_is_no_project_is_refused(tmp_path: Path) -> None:
 )
 def test_a_damaged_manifest_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "project.json").write_text(text)
-    with pytest.raises(BoardError, match="project.json"):
+    with pytest.raises(ProjectError, match="project.json"):
         read_project(tmp_path)
 
 
@@ -175,7 +184,7 @@ def test_a_built_project_runs_and_reports(probe: Maker, tmp_path: Path) -> None:
         run_project(tmp_path / "fw")
     image = build_project(tmp_path / "fw")
     assert image == tmp_path / "fw/probe.elf"
-    report = run_project(tmp_path / "fw")
+    (report,) = run_project(tmp_path / "fw")
     assert report.model == "probe"
     assert report.to_json()["instructions"] > 10
     assert report.outputs == {"y": [1, 8]}

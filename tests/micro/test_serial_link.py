@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -161,6 +159,8 @@ def test_a_port_that_does_not_answer_or_is_not_there_is_told(
 ) -> None:
     with pytest.raises(BoardError, match="does not start.*no such|does not start.*No such"):
         open_project(project.directory, port=str(tmp_path / "none"))
+    with pytest.raises(BoardError, match="/dev/null is no serial port"):
+        open_project(project.directory, port=os.devnull)
     silent, theirs = os.openpty()
     with pytest.raises(DeviceTimeoutError, match="no answer"):
         open_project(project.directory, port=os.ttyname(theirs), timeout_s=0.2)
@@ -168,30 +168,48 @@ def test_a_port_that_does_not_answer_or_is_not_there_is_told(
     os.close(theirs)
 
 
-@pytest.mark.qemu
-def test_firmware_on_a_cortex_m_speaks_over_its_uart(probe: Maker, tmp_path: Path) -> None:
-    """An emulated UART on a pseudo-terminal: the driver and the frames as a real board has them."""
+@pytest.fixture(scope="module")
+def uart_project(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Project:
+    """An emulated UART on a line: the driver and the frames as a real board has them."""
+    probe: Maker = request.getfixturevalue("probe")
+    folder = tmp_path_factory.mktemp("uart")
     ours = (BOARDS / "mps2-an386.toml").read_text().partition("[qemu]")[0]
-    (tmp_path / "an386-uart.toml").write_text(f'{ours}[serial]\ndriver = "uart_cmsdk.c"\n')
-    board = find_board(str(tmp_path / "an386-uart.toml"))
+    (folder / "an386-uart.toml").write_text(f'{ours}[serial]\ndriver = "uart_cmsdk.c"\n')
+    board = find_board(str(folder / "an386-uart.toml"))
     assert board.unit == "cycles"
-    create_project(tmp_path / "fw", probe(UDF), board)
-    image = build_project(tmp_path / "fw")
-    command = ["qemu-system-arm", "-M", "mps2-an386", "-display", "none", "-monitor", "none"]
-    with subprocess.Popen(
-        [*command, "-serial", "pty", "-kernel", image], stdout=subprocess.PIPE, text=True
-    ) as emulator:
-        assert emulator.stdout
-        port = re.search(r"/dev/pts/\d+", emulator.stdout.readline())
-        assert port
-        x = np.random.default_rng(0).integers(-9, 9, (1, 8 * 10)).astype(np.float32)
-        for _ in range(2):
-            with open_project(tmp_path / "fw", port=port[0], timeout_s=20.0) as session:
+    create_project(folder / "fw", probe(UDF), board)
+    build_project(folder / "fw")
+    return read_project(folder / "fw")
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize(
+    ("rate", "blocks"),
+    [
+        (0.0, 10),
+        (0.002, 4),
+        *(pytest.param(r, 40, marks=pytest.mark.slow) for r in (0.001, 0.01, 0.05)),
+    ],
+)
+def test_firmware_on_a_cortex_m_speaks_over_its_uart(
+    uart_project: Project, rate: float, blocks: int
+) -> None:
+    emulator = ["qemu-system-arm", "-M", "mps2-an386", "-display", "none", "-monitor", "none"]
+    command = [*emulator, "-serial", "stdio", "-kernel", uart_project.image]
+    noisy = NoisyLine(*command, rate=rate, seed=3)
+    x = np.random.default_rng(0).integers(-9, 9, (1, 8 * blocks)).astype(np.float32)
+    try:
+        for _ in range(2 if rate == 0.0 else 1):
+            with open_project(uart_project.directory, port=noisy.port, timeout_s=20.0) as session:
                 np.testing.assert_array_equal(session.run(x), np.cumsum(x, axis=1))
                 with pytest.raises(DeviceFaultError, match="undefined instruction in probe_proc"):
                     session.run(np.full((1, 8), 1e6, np.float32))
                 assert session.time(x[:, :8]).unit == "cycles"
-        emulator.kill()
+    finally:
+        harmed = noisy.close()
+    assert (harmed > 0) == (rate > 0.0)
 
 
 # ---- which board, and its flash ----

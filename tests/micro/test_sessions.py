@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import microddsp
-from microddsp.errors import BoardError, LinkError, SignalError
+from microddsp.errors import BoardError, LinkError, ParameterError, SignalError
 from microddsp.micro.boards import boards, find_board, list_boards
 from microddsp.micro.package.model import CompiledModel
 from microddsp.micro.session import BoardSession, open_board
@@ -145,9 +145,16 @@ def test_a_mistyped_board_is_refused(probe: Maker) -> None:
         microddsp.open_board("mps2-an368", probe())
 
 
-def test_a_time_limit_must_be_positive(probe: Maker) -> None:
-    with pytest.raises(BoardError, match="timeout_s must be positive"):
-        microddsp.open_board("mps2-an386", probe(), timeout_s=0.0)
+@pytest.mark.parametrize("limit", [0.0, -1.0, 1e6, float("nan"), float("inf")])
+def test_a_time_limit_must_make_sense(probe: Maker, limit: float) -> None:
+    with pytest.raises(ParameterError, match="timeout_s must be above 0 and below 1e.06 seconds"):
+        microddsp.open_board("mps2-an386", probe(), timeout_s=limit)
+
+
+def test_a_port_of_an_emulated_board_is_a_mistake(probe: Maker) -> None:
+    for where in ({"port": "/dev/ttyACM0"}, {"serial_number": "0670FF"}):
+        with pytest.raises(ParameterError, match="mps2-an386 is not behind a serial port"):
+            microddsp.open_board("mps2-an386", probe(), **where)
 
 
 def test_many_sessions_after_each_other_work(probe: Maker) -> None:

@@ -13,7 +13,12 @@ import microddsp
 from microddsp import dsp
 from microddsp.errors import BoardError
 from microddsp.micro.package.model import CompiledModel
-from microddsp.micro.platforms import create_project, read_project
+from microddsp.micro.platforms import (
+    build_project,
+    create_project,
+    read_project,
+    run_project,
+)
 from microddsp.micro.session import BoardSession, open_board
 
 Maker = Callable[..., CompiledModel]
@@ -82,6 +87,17 @@ def test_models_for_two_processors_are_refused(
 ) -> None:
     with pytest.raises(BoardError, match="compiled for cortex-m7"):
         create_project(tmp_path, [models[0], probe(target="cortex-m7")])
+
+
+def test_a_project_reports_of_each_of_its_models(
+    models: tuple[CompiledModel, CompiledModel], tmp_path: Path
+) -> None:
+    create_project(tmp_path, models, "host")
+    build_project(tmp_path)
+    reports = run_project(tmp_path)
+    assert [report.model for report in reports] == ["smooth", "layer"]
+    assert [report.outputs for report in reports] == [{"out": [1, 32]}, {"out": [1, 1, 8]}]
+    assert all(report.count > 0 for report in reports)
 
 
 def test_a_project_remembers_its_models(

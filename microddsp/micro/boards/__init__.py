@@ -1,6 +1,14 @@
 """Boards as data: one TOML file each says what processor, memory and emulator it has."""
 
-from microddsp.micro.boards.board import HOST, ZEPHYR_NAME, Board, Memory, Qemu, Serial
+from microddsp.micro.boards.board import (
+    HOST,
+    ZEPHYR_NAME,
+    Board,
+    Memory,
+    Qemu,
+    Serial,
+    check_portless,
+)
 from microddsp.micro.boards.catalogue import DEFAULT_BOARD, boards, find_board, list_boards
 
 __all__ = [
@@ -12,6 +20,7 @@ __all__ = [
     "Qemu",
     "Serial",
     "boards",
+    "check_portless",
     "find_board",
     "list_boards",
 ]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from microddsp.errors import CompileError
+from microddsp.errors import CompileError, ParameterError
 from microddsp.micro.targets import find_target
 
 HOST = "host"
@@ -61,6 +61,15 @@ class Serial(_Strict):
     debug: list[str] = []
     break_resets: bool = False
     frame_bytes: Annotated[int, Field(ge=8, le=16384)] | None = None
+
+
+def check_portless(board: Board, port: str | None, serial_number: str | None) -> None:
+    """Raises ParameterError where a port is given for a board that is behind none."""
+    if board.serial is None and not board.template and (port or serial_number):
+        raise ParameterError(
+            f"{board.name} is not behind a serial port",
+            hint="leave the port and the serial number out",
+        )
 
 
 class Board(_Strict):

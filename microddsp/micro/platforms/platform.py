@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from microddsp.errors import BoardError, nearest
+from microddsp.errors import BoardError, OptionError, ProjectError, nearest
 from microddsp.micro.boards import Board
 from microddsp.signature import Signature
 
@@ -48,12 +48,15 @@ class Option:
         """Whether the option can have this value.
 
         Raises:
-            BoardError: It cannot.
+            OptionError: It cannot.
         """
         known = self.known()
         if known and self.closed and text not in known:
-            raise BoardError(f"unknown {self.name} {text!r}", hint=nearest(text, known))
-        self.check(text)
+            raise OptionError(f"unknown {self.name} {text!r}", hint=nearest(text, known))
+        try:
+            self.check(text)
+        except BoardError as error:
+            raise OptionError(error.message, where=error.where, hint=error.hint) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +166,7 @@ class BuiltIn:
                 (directory / name).parent.mkdir(parents=True, exist_ok=True)
                 (directory / name).write_bytes(content)
         except OSError as error:
-            raise BoardError(f"cannot be written: {error}", where=str(directory)) from error
+            raise ProjectError(f"cannot be written: {error}", where=str(directory)) from error
         signatures = tuple(m.signature for m in models)
         image = directory / made.image
         return Project(directory, self.name, made.board, image, signatures, made.pieces, options)
@@ -187,18 +190,18 @@ def check_options(
     there that the step needs.
 
     Raises:
-        BoardError: Unknown or missing name, or a value that makes no sense.
+        OptionError: Unknown or missing name, or a value that makes no sense.
     """
     known = {option.name: option for option in platform.options}
     for name, value in options.items():
         if name not in known:
-            raise BoardError(
+            raise OptionError(
                 f"platform {platform.name} has no option {name!r}", hint=nearest(name, known)
             )
         known[name].verify(value)
     for option in known.values():
         if step in option.required and option.name not in options:
-            raise BoardError(
+            raise OptionError(
                 f"platform {platform.name} needs option {option.name!r}: {option.help}",
                 hint=f"-o {option.name}=...",
             )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from microddsp.errors import ArchiveError, BoardError
+from microddsp.errors import ArchiveError, BoardError, OptionError, ProjectError
 from microddsp.micro.boards import HOST, Board, find_board, list_boards
 from microddsp.micro.platforms.catalogue import find_platform
 from microddsp.micro.platforms.platform import Platform, Project, check_options
@@ -49,7 +49,7 @@ def create_project(
     kind = find_platform(kind) if isinstance(kind, str) else kind
     check_options(kind, given | ({"board": board} if isinstance(board, str) else {}))
     if where.exists() and (not where.is_dir() or (not force and any(where.iterdir()))):
-        raise BoardError("is there and not empty", where=str(where), hint="force writes into it")
+        raise ProjectError("is there and not empty", where=str(where), hint="force writes into it")
     project = kind.create(where, models, chosen, given)
     _write_manifest(project, models)
     return project
@@ -72,7 +72,7 @@ def _write_manifest(project: Project, models: Sequence[CompiledModel]) -> None:
     try:
         (project.directory / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     except OSError as error:
-        raise BoardError(f"cannot be written: {error}", where=str(project.directory)) from error
+        raise ProjectError(f"cannot be written: {error}", where=str(project.directory)) from error
 
 
 def relative_image(project: Project) -> str:
@@ -85,16 +85,16 @@ def read_project(directory: str | Path) -> Project:
     """The project in a folder.
 
     Raises:
-        BoardError: There is none, or its manifest cannot be read.
+        ProjectError: There is none, or its manifest cannot be read.
     """
     where = Path(directory)
     try:
         manifest = json.loads((where / MANIFEST).read_text())
         if manifest["format"] != _FORMAT:
-            raise BoardError(f"{MANIFEST} has format {manifest['format']}", where=str(where))
+            raise ProjectError(f"{MANIFEST} has format {manifest['format']}", where=str(where))
         image = Path(str(manifest["image"]))
         if image.is_absolute() or ".." in image.parts:
-            raise BoardError(f"{MANIFEST} names an image outside the folder", where=str(where))
+            raise ProjectError(f"{MANIFEST} names an image outside the folder", where=str(where))
         return Project(
             where,
             _known_platform(str(manifest["platform"])),
@@ -104,12 +104,16 @@ def read_project(directory: str | Path) -> Project:
             {str(name): tuple(map(str, found)) for name, found in manifest["profile"].items()},
             {str(name): str(value) for name, value in manifest.get("options", {}).items()},
         )
-    except OSError as error:
-        raise BoardError(
-            f"is no project: {error}", where=str(where), hint="microddsp micro create"
+    except FileNotFoundError as error:
+        raise ProjectError(
+            f"is no project: it has no {MANIFEST}",
+            where=str(where),
+            hint="microddsp micro create makes one",
         ) from error
+    except OSError as error:
+        raise ProjectError(f"{MANIFEST} cannot be read: {error}", where=str(where)) from error
     except (ValueError, KeyError, TypeError, AttributeError, ArchiveError) as error:
-        raise BoardError(f"{MANIFEST} is damaged: {error}", where=str(where)) from error
+        raise ProjectError(f"{MANIFEST} is damaged: {error}", where=str(where)) from error
 
 
 def platform_of(project: Project) -> Platform:
@@ -124,7 +128,7 @@ def with_options(project: Project, options: Mapping[str, str] | None, step: str)
     those that it was created with again.
 
     Raises:
-        BoardError: An option is unknown, not for this step, missing, or has a wrong value.
+        OptionError: An option is unknown, not for this step, missing, or has a wrong value.
     """
     if not options:
         return project
@@ -133,7 +137,7 @@ def with_options(project: Project, options: Mapping[str, str] | None, step: str)
     check_options(platform, {**project.options, **given}, step)
     wrong = [o.name for o in platform.options if o.name in given and step not in o.steps]
     if wrong:
-        raise BoardError(f"option {wrong[0]!r} has no meaning for {step}")
+        raise OptionError(f"option {wrong[0]!r} has no meaning for {step}")
     return replace(project, options={**project.options, **given})
 
 

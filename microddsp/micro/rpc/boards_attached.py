@@ -60,11 +60,12 @@ def choose_port(board: Board, ports: Sequence[Port], serial_number: str | None =
         fitting = named
     if not fitting:
         wanted = ", ".join(usb) or "no USB numbers are known of it"
-        raise BoardError(f"no {board.name} is attached ({wanted})", hint="give port=")
+        raise BoardError(f"no {board.name} is attached ({wanted})", hint="give port= (--port)")
     if len(fitting) > 1:
         listed = ", ".join(f"{port.serial_number or '?'} on {port.path}" for port in fitting)
         raise BoardError(
-            f"several {board.name} are attached: {listed}", hint="give serial_number= or port="
+            f"several {board.name} are attached: {listed}",
+            hint="give serial_number= or port= (--serial-number, --port)",
         )
     return fitting[0]
 

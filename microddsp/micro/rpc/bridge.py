@@ -382,6 +382,8 @@ def _open_line(path: str, baud: int, break_resets: bool) -> Line:
 
 def _open_port(path: str, baud: int) -> int:
     fd = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+    if not os.isatty(fd):
+        raise OSError(f"{path} is no serial port")
     speed = getattr(termios, f"B{baud}", None)
     if speed is None:
         os.close(fd)

@@ -21,6 +21,7 @@ from microddsp.errors import (
     DeviceResetError,
     DeviceTimeoutError,
     LinkError,
+    ParameterError,
     ServerLostError,
 )
 from microddsp.micro.rpc.asides import FUNCTION as LOG_LINES
@@ -30,6 +31,7 @@ from microddsp.micro.rpc.symbols import Symbols
 
 _BRIDGE = Path(__file__).with_name("bridge.py")
 _CLOSE_S = 5.0
+MAX_TIMEOUT_S = 1e6
 # All but those that a program cannot hold back, or that say that it is broken.
 _HELD_BACK = frozenset(signal.valid_signals()) - {
     signal.SIGKILL,
@@ -138,9 +140,11 @@ os.register_at_fork(after_in_child=_let_go_after_fork)
 
 
 def check_timeout(timeout_s: float) -> None:
-    """Raises BoardError where a time limit makes no sense."""
-    if not 0.0 < timeout_s < 1e6:
-        raise BoardError(f"timeout_s must be positive, got {timeout_s}")
+    """Raises ParameterError where a time limit makes no sense."""
+    if not 0.0 < timeout_s < MAX_TIMEOUT_S:
+        raise ParameterError(
+            f"timeout_s must be above 0 and below {MAX_TIMEOUT_S:g} seconds, got {timeout_s:g}"
+        )
 
 
 def bridge_command(status: int, timeout_s: float) -> list[str]:
@@ -177,7 +181,7 @@ class Link:
             asks_for_logs: Log lines come as answers of a function, not from the bridge here.
 
         Raises:
-            BoardError: The time limit makes no sense.
+            ParameterError: The time limit makes no sense.
             LinkError: The device does not come up.
         """
         check_timeout(timeout_s)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from microddsp.errors import BoardError, nearest
+from microddsp.errors import BoardError, OptionError, nearest
 from microddsp.micro.boards import HOST as HOST_BOARD
 from microddsp.micro.boards import Board, boards, find_board
 from microddsp.micro.platforms.bare.files import project_files
@@ -38,10 +38,17 @@ def _generate(
     chosen = _choose_board(platform, models[0].target.name, board)
     for model in models:
         _check_target(chosen, model)
+    stack_bytes = int(options.get("stack", chosen.stack_bytes))
+    given = "stack" in options and chosen.flash and chosen.ram
+    if given and chosen.ram and stack_bytes >= chosen.ram.kbytes * 1024:
+        raise OptionError(
+            f"a stack of {stack_bytes} bytes is too large: "
+            f"{chosen.name} has {chosen.ram.kbytes * 1024} bytes of RAM"
+        )
     return project_files(
         models,
         chosen,
-        stack_bytes=int(options.get("stack", chosen.stack_bytes)),
+        stack_bytes=stack_bytes,
         profile=options.get("profile") == "yes",
     )
 
@@ -52,7 +59,7 @@ def _choose_board(platform: str, target: str, board: str | Board | None) -> Boar
     if board is None:
         fitting = [b for b in known.values() if b.target in (target, HOST_BOARD)]
         if not known:
-            raise BoardError(f"platform {platform} needs a board", hint="-o board=mine.toml")
+            raise OptionError(f"platform {platform} needs a board", hint="-o board=mine.toml")
         if not fitting:
             raise BoardError(f"no board has the processor of target {target}")
         return fitting[0]
