@@ -76,6 +76,7 @@ class DebugServer:
         self._server: subprocess.Popen[bytes] | None = None
         self._project = project
         self._thread: threading.Thread | None = None
+        self._fed = threading.Event()
         if self.board.serial:
             self._server = _start_server(
                 self.board, project.image, str(number), port, serial_number
@@ -112,6 +113,8 @@ class DebugServer:
                     threading.Event().wait(_PAUSE_S)
         except BoardError as error:
             self._error = error
+        finally:
+            self._fed.set()
 
     def wait(self) -> None:
         """Until the firmware ends, which an emulator does where gdb kills it.
@@ -124,8 +127,9 @@ class DebugServer:
             if status:
                 raise BoardError(f"the server for gdb ended with status {status}")
         elif self._thread is not None:
-            while self._thread.is_alive():
-                self._thread.join(0.5)
+            # No join: an interrupt in it marks a thread that runs as ended (CPython 3.11).
+            while not self._fed.wait(0.5):
+                pass
             if self._error is not None and not self._ending:
                 raise self._error
 
@@ -135,9 +139,9 @@ class DebugServer:
         if self._server is not None:
             self._server.terminate()
             self._server.wait(_END_S)
-        if self._thread is not None and self._thread.is_alive():
+        if self._thread is not None and not self._fed.is_set():
             self._end_bridge()
-            self._thread.join(_END_S)
+            self._fed.wait(_END_S)
 
     def _end_bridge(self) -> None:
         """It takes the emulator with it, and whoever waits for an answer hears of it."""

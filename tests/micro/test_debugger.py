@@ -101,6 +101,7 @@ def test_ctrl_c_ends_the_command_and_its_emulator(project: Project, running: Run
     assert process.stdout.read() == "ended\n"
     process.stdout.close()
     assert not any(map(running, below))
+    assert not Path(f"/proc/{below[0]}").exists()  # ended and collected, not orphaned
 
 
 BOARD_FILE = """description = "a board"
