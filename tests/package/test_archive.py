@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from microddsp.errors import ArchiveError
-from microddsp.micro.package import archive
+from microddsp.micro.package import archive, plain_tar
 from microddsp.micro.package.model import CompiledModel
 from microddsp.micro.targets import find_target
 from microddsp.signature import InputSpec, OutputStructure, Signature, TensorSpec, Tunable
@@ -323,11 +323,11 @@ def test_a_file_that_is_there_twice_is_refused(tmp_path: Path) -> None:
 
 
 def test_too_many_members_are_refused(tmp_path: Path) -> None:
-    many = [entry(f"f{i}") for i in range(archive.MAX_MEMBERS + 1)]
+    many = [entry(f"f{i}") for i in range(plain_tar.MAX_MEMBERS + 1)]
     assert "more than" in refused(tmp_path, tar_of(many))
 
 
-@pytest.mark.parametrize("size", [archive.MAX_MEMBER_BYTES + 1, 8**11 - 1, 2**62])
+@pytest.mark.parametrize("size", [plain_tar.MAX_MEMBER_BYTES + 1, 8**11 - 1, 2**62])
 def test_a_header_that_claims_a_huge_file_is_refused(tmp_path: Path, size: int) -> None:
     info = tarfile.TarInfo("metadata.json")
     info.size = size
@@ -343,9 +343,17 @@ def test_a_negative_size_is_refused(tmp_path: Path) -> None:
 def test_a_huge_file_is_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "huge.tar"
     with path.open("wb") as file:
-        file.truncate(archive.MAX_ARCHIVE_BYTES + 1)
+        file.truncate(plain_tar.MAX_ARCHIVE_BYTES + 1)
     with pytest.raises(ArchiveError, match="larger"):
         archive.load(path)
+
+
+def test_a_model_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    model = small_model()
+    model.sources["plops.c"] += " " * plain_tar.MAX_MEMBER_BYTES
+    with pytest.raises(ArchiveError, match="plops.c is larger than 16 MiB"):
+        archive.save(model, tmp_path / "plops.tar")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"x" * 512, b"\x1f\x8b" + b"x" * 600, bytes(1024)])

@@ -1,55 +1,49 @@
 """Model Library Format: one tar with the C of a model and all that is known of it.
 
 The layout is version 7's, as microTVM wrote it, but without dates: equal models give equal bytes.
-Reading only parses. Nothing is extracted, imported or run, and whatever the writer does not write
-(links, devices, extended headers, odd names) is refused.
+Reading only parses: nothing is extracted, imported or run.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import math
 import os
-import re
-import stat
-import tarfile
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microddsp.errors import ArchiveError, CompileError, nearest
-from microddsp.micro.aot.memory_options import ALIGNMENTS
 from microddsp.micro.package.layout import module_of, readme_of
 from microddsp.micro.package.metadata import FORMAT_VERSION, Metadata, Module
 from microddsp.micro.package.names import is_c_name
+from microddsp.micro.package.plain_tar import (
+    either,
+    json_of,
+    members_of,
+    object_of,
+    packed,
+    read_file,
+    text_of,
+)
+from microddsp.micro.package.signature_file import read_signature
 from microddsp.micro.targets import Target, find_target
 from microddsp.outline import Outline
-from microddsp.signature import C_TYPES, Signature, TensorSpec
 
 if TYPE_CHECKING:
     from microddsp.micro.package.model import CompiledModel
 
-MAX_ARCHIVE_BYTES = 64 * 2**20
-MAX_MEMBER_BYTES = 16 * 2**20
-MAX_MEMBERS = 256
-MAX_ELEMENTS = 2**28
-
-_BLOCK = 512
 _OBJECTS = "codegen/host/lib/"
-_PATH = re.compile(r"[A-Za-z0-9_.+-]+(/[A-Za-z0-9_.+-]+)*")
-_STRUCTURES = ("tensor", "tuple", "dict", "namedtuple")
-_REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE)
 
 
 def save(model: CompiledModel | Sequence[CompiledModel], path: str | Path) -> None:
     """Write one or several models to `path`, whole or not at all.
 
     Raises:
-        ArchiveError: The file cannot be written, or two models have one name.
+        ArchiveError: The file cannot be written, two models have one name, or they are larger than
+            what `load` reads.
     """
     data = to_bytes(model)
     target = Path(path)
@@ -82,15 +76,7 @@ def to_bytes(model: CompiledModel | Sequence[CompiledModel]) -> bytes:
         hashes = {path: hashlib.sha256(content).hexdigest() for path, content in own.items()}
         modules[one.name] = module_of(one, hashes)
     contents["metadata.json"] = _json(Metadata(modules=modules).model_dump(mode="json")).encode()
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for path in sorted(contents):
-            content = contents[path]
-            member = tarfile.TarInfo(path)
-            member.size = len(content)
-            member.mode = 0o644
-            tar.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
+    return packed(contents)
 
 
 def _check_names(names: Sequence[str]) -> None:
@@ -153,71 +139,9 @@ def load_models(path: str | Path) -> dict[str, CompiledModel]:
         ArchiveError: The file is missing, damaged, of another version, or tries something.
     """
     try:
-        return _models(_members(_read(Path(path))))
+        return _models(members_of(read_file(Path(path))))
     except ArchiveError as error:
         raise ArchiveError(error.message, where=str(path), hint=error.hint) from error
-
-
-def _read(path: Path) -> bytes:
-    try:
-        # A pipe would block for ever: it is looked at before it is opened.
-        info = path.stat()
-        if not stat.S_ISREG(info.st_mode):
-            raise ArchiveError("is not a file")
-        if info.st_size > MAX_ARCHIVE_BYTES:
-            raise ArchiveError(f"is larger than {MAX_ARCHIVE_BYTES >> 20} MiB")
-        return path.read_bytes()
-    except OSError as error:
-        raise ArchiveError(f"cannot be read: {error.strerror}") from error
-
-
-def _members(data: bytes) -> dict[str, bytes]:
-    """Path -> content of every file in a plain ustar archive.
-
-    The headers are parsed by `tarfile`, the walk is ours: `tarfile`'s own follows links and
-    chains of extended headers that a hostile archive can make endless.
-    """
-    found: dict[str, bytes] = {}
-    headers = at = 0
-    while True:
-        header = data[at : at + _BLOCK]
-        if header == bytes(_BLOCK):
-            break
-        try:
-            member = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
-        except (tarfile.HeaderError, ValueError) as error:
-            raise ArchiveError(f"is no tar or is damaged: {error} at byte {at}") from error
-        at += _BLOCK
-        headers += 1
-        if headers > MAX_MEMBERS:
-            raise ArchiveError(f"has more than {MAX_MEMBERS} members")
-        if member.type not in (*_REGULAR, tarfile.DIRTYPE):
-            raise ArchiveError(f"{member.name!r} is no plain file (type {member.type!r})")
-        path = _safe_path(member.name)
-        if not 0 <= member.size <= MAX_MEMBER_BYTES:
-            raise ArchiveError(f"{path} is larger than {MAX_MEMBER_BYTES >> 20} MiB")
-        content = data[at : at + member.size]
-        if len(content) < member.size:
-            raise ArchiveError(f"is truncated inside {path}")
-        at += -(-member.size // _BLOCK) * _BLOCK
-        if member.type in _REGULAR:
-            if path in found:
-                raise ArchiveError(f"has {path} twice")
-            found[path] = content
-    tail = data[at:]
-    if len(tail) < 2 * _BLOCK:
-        raise ArchiveError("is truncated: the end mark is missing")
-    if tail.strip(b"\0"):
-        raise ArchiveError("has data behind its end")
-    return found
-
-
-def _safe_path(name: str) -> str:
-    path = name.removeprefix("./").rstrip("/") or "."
-    parts = PurePosixPath(path).parts
-    if name.startswith("/") or ".." in parts or not _PATH.fullmatch(path):
-        raise ArchiveError(f"{name!r} is no path that an archive may hold")
-    return path
 
 
 def _models(members: dict[str, bytes]) -> dict[str, CompiledModel]:
@@ -242,7 +166,7 @@ def _models(members: dict[str, bytes]) -> dict[str, CompiledModel]:
 def _metadata(members: dict[str, bytes]) -> Metadata:
     from pydantic import ValidationError
 
-    data = _object(_parse(members, "metadata.json"), "metadata.json")
+    data = object_of(json_of(members, "metadata.json"), "metadata.json")
     if data.get("version") != FORMAT_VERSION:
         raise ArchiveError(
             f"is of format version {data.get('version')!r}, not {FORMAT_VERSION}",
@@ -266,16 +190,16 @@ def _model(members: dict[str, bytes], name: str, module: Module) -> CompiledMode
     model = CompiledModel(
         name=name,
         target=_target(ours.target),
-        signature=_signature(members, name),
+        signature=read_signature(members, name),
         sources={
-            f"{name}.c": _text(members, f"codegen/host/src/{name}.c"),
-            f"{name}.h": _text(members, f"codegen/host/include/{name}.h"),
+            f"{name}.c": text_of(members, f"codegen/host/src/{name}.c"),
+            f"{name}.h": text_of(members, f"codegen/host/include/{name}.h"),
         },
-        tir=_text(members, _either(members, f"src/{name}.tir", "src/tir-cpu.txt")),
+        tir=text_of(members, either(members, f"src/{name}.tir", "src/tir-cpu.txt")),
         buffers=tuple(ours.buffers),
         objects=_objects(members, name),
         outline=Outline.from_json(ours.outline) if ours.outline is not None else None,
-        relax=_text(members, f"src/{name}.relax") if f"src/{name}.relax" in members else "",
+        relax=text_of(members, f"src/{name}.relax") if f"src/{name}.relax" in members else "",
         kernels=tuple(
             (f.function_name, f.workspace[0].workspace_size_bytes, f.io[0].io_size_bytes)
             for f in functions.operator_functions
@@ -286,11 +210,6 @@ def _model(members: dict[str, bytes], name: str, module: Module) -> CompiledMode
     if model.digest != ours.digest:
         raise ArchiveError("the sources do not match the model's digest")
     return model
-
-
-def _either(members: dict[str, bytes], path: str, older: str) -> str:
-    """Where the file is: archives of one model had names without the model's before."""
-    return older if path not in members and older in members else path
 
 
 def _check_objects(members: dict[str, bytes], names: Iterable[str]) -> None:
@@ -316,87 +235,6 @@ def _target(name: str) -> Target:
         return find_target(name)
     except CompileError as error:
         raise ArchiveError(error.message, hint=error.hint) from error
-
-
-def _signature(members: dict[str, bytes], name: str) -> Signature:
-    from pydantic import TypeAdapter, ValidationError
-
-    folder = "executor-config/aot"
-    path = _either(members, f"{folder}/{name}.json", f"{folder}/signature.json")
-    data = _object(_parse(members, path), path)
-    try:
-        TypeAdapter(Signature).validate_json(members[path], strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ArchiveError(f"signature: {place}: {first['msg']}") from error
-    signature = Signature.from_json(data)
-    if signature.name != name:
-        raise ArchiveError(f"signature is of {signature.name!r}, the model is {name!r}")
-    structure = signature.structure
-    if structure.kind not in _STRUCTURES or structure.names != tuple(
-        spec.name for spec in signature.outputs
-    ):
-        raise ArchiveError("signature: the output structure does not fit the outputs")
-    if structure.type_name:
-        _identifier(structure.type_name, "output type")
-    for spec in (*signature.inputs, *signature.outputs):
-        _check_tensor(spec)
-    _check_tunables(signature)
-    names = [spec.name for spec in (*signature.inputs, *signature.outputs)]
-    sizes = (signature.block - 1, signature.state_bytes, signature.workspace_bytes)
-    if not signature.inputs or not signature.outputs or len(set(names)) != len(names):
-        raise ArchiveError("signature: inputs and outputs must be there, each name once")
-    align = signature.workspace_align
-    if not all(0 <= size <= MAX_ELEMENTS for size in sizes) or align not in ALIGNMENTS:
-        raise ArchiveError("signature: a size makes no sense")
-    return signature
-
-
-def _check_tunables(signature: Signature) -> None:
-    names = [tunable.name for tunable in signature.tunables]
-    for tunable in signature.tunables:
-        _identifier(tunable.name, "tunable")
-        sane = all(size > 0 for size in tunable.shape) and tunable.path.isprintable()
-        if not sane or math.prod(tunable.shape) != len(tunable.value):
-            raise ArchiveError(f"signature: tunable {tunable.name} makes no sense")
-    if len(set(names)) != len(names):
-        raise ArchiveError("signature: a tunable is there twice")
-
-
-def _check_tensor(spec: TensorSpec) -> None:
-    _identifier(spec.name, "tensor")
-    sane = all(size > 0 for size in spec.shape) and spec.elements <= MAX_ELEMENTS
-    axis = spec.stream_axis
-    if spec.dtype not in C_TYPES or not sane or (axis is not None and not -4 <= axis < 4):
-        raise ArchiveError(f"signature: {spec.name} has shape {spec.shape} of {spec.dtype}")
-
-
-def _identifier(name: str, what: str) -> None:
-    if not is_c_name(name):
-        raise ArchiveError(f"{what} name {name!r} is no C identifier, or a keyword")
-
-
-def _text(members: dict[str, bytes], path: str) -> str:
-    if path not in members:
-        raise ArchiveError(f"lacks {path}")
-    try:
-        return members[path].decode()
-    except UnicodeDecodeError as error:
-        raise ArchiveError(f"{path} is not text: {error}") from error
-
-
-def _parse(members: dict[str, bytes], path: str) -> Any:
-    try:
-        return json.loads(_text(members, path))
-    except (ValueError, RecursionError) as error:
-        raise ArchiveError(f"{path} is no JSON: {error}") from error
-
-
-def _object(value: Any, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ArchiveError(f"{what} is missing or of the wrong kind")
-    return value
 
 
 def _json(value: Any) -> str:
