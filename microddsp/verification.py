@@ -119,7 +119,7 @@ def verify(
         pipeline: What was compiled; it is not changed.
         model: The compiled model; it is reset.
         inputs: Signals (channels, samples) as the device takes them, whole blocks.
-        board: A name or an open session; None runs the C on this computer.
+        board: A name or an open session, of several models too; None runs the C on this computer.
         tolerance: Largest error relative to the largest reference value, for outputs of floats;
             by default 1e-5 or twice PyTorch's own float32 error, whichever is larger.
         locate: Name the first diverging block, sample and output in the error.
@@ -201,11 +201,12 @@ def _device(
 
     opened = nullcontext(board) if isinstance(board, BoardSession) else open_board(board, model)
     with opened as session:
-        if session.signature != model.signature:
+        there = session.models.get(model.name)
+        if there is None or there.signature != model.signature:
             raise VerificationError(
                 f"the board runs another model than {model.name}", hint="open it with this one"
             )
-        yield session.board.name, session.run
+        yield session.board.name, there.run
 
 
 def _compare(
