@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +23,9 @@ from microddsp.micro.platforms import (
 )
 from microddsp.micro.platforms.flash import fill
 from microddsp.micro.rpc.boards_attached import Port, attached, choose_port
+from microddsp.micro.rpc.bridge import start_link
+from microddsp.micro.rpc.link import Link
+from microddsp.micro.rpc.start import start_command
 from microddsp.micro.rpc.symbols import Symbols
 from microddsp.micro.session import open_project
 from tests.micro.noisy_line import NoisyLine
@@ -154,6 +158,26 @@ def test_a_board_that_was_reset_is_told(project: Project, line: Start) -> None:
     stream(project, noisy, 8)
 
 
+def test_a_board_that_a_break_resets_gets_one_when_a_session_begins(
+    project: Project, line: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pseudo-terminal lets a break go by: that it is sent is seen where it is sent."""
+    file = tmp_path / "resets.toml"
+    file.write_text(BOARD + "break_resets = true\n")
+    port = line(0.0).port
+    command = start_command(find_board(str(file)), project.image, port)
+    assert command == ["serial", port, "4000000", "yes"]
+    link = Link(command, 20.0, project.image)
+    assert link.call(link.session.get_function, "process") is not None
+    link.close()
+    sent: list[int] = []
+    send = termios.tcsendbreak
+    monkeypatch.setattr(termios, "tcsendbreak", lambda fd, t: (sent.append(t), send(fd, t)))
+    for resets, breaks in (("no", []), ("yes", [0])):
+        start_link("serial", [port, "4000000", resets]).stop()
+        assert sent == breaks
+
+
 def test_a_port_that_does_not_answer_or_is_not_there_is_told(
     project: Project, tmp_path: Path
 ) -> None:
@@ -190,7 +214,8 @@ def uart_project(
     [
         (0.0, 10),
         (0.002, 4),
-        *(pytest.param(r, 40, marks=pytest.mark.slow) for r in (0.001, 0.01, 0.05)),
+        *(pytest.param(*line, marks=pytest.mark.slow) for line in ((0.001, 40), (0.01, 20))),
+        pytest.param(0.05, 6, marks=pytest.mark.slow),
     ],
 )
 def test_firmware_on_a_cortex_m_speaks_over_its_uart(
