@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from microddsp.errors import ArchiveError, BoardError, TemplateError
+from microddsp.errors import ArchiveError, BoardError, OptionError, TemplateError
 from microddsp.micro.boards import Board
 from microddsp.micro.platforms.platform import Option, Project
 from microddsp.micro.platforms.processes import first_errors
@@ -199,7 +199,7 @@ def _with_port(
     given = {"port": port, "serial_number": serial_number}
     chosen = {name: value for name, value in given.items() if value is not None}
     for name in chosen.keys() - _taken(info, step).keys():
-        raise BoardError(f"{info.platform_name}: {step} has no option {name!r}")
+        raise OptionError(f"{info.platform_name}: {step} has no option {name!r}")
     return {**options, **chosen}
 
 
