@@ -19,12 +19,15 @@ from pathlib import Path
 
 class NoisyLine:
     """`port` is what a program opens. `rate`: the probability that a byte is harmed (lost, flipped,
-    doubled or delayed, each as often as the others)."""
+    doubled or delayed, each as often as the others). What the host and what the device sent is in
+    the files `record`.host and `record`.device, if that is given, once the line is closed."""
 
-    def __init__(self, *command: str | Path, rate: float, seed: int) -> None:
-        device = map(str, command)
+    def __init__(
+        self, *command: str | Path, rate: float, seed: int, record: Path | None = None
+    ) -> None:
+        arguments = [str(rate), str(seed), str(record or ""), *map(str, command)]
         self.relay = subprocess.Popen(
-            [sys.executable, "-S", "-E", __file__, str(rate), str(seed), *device],
+            [sys.executable, "-S", "-E", __file__, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
@@ -47,7 +50,9 @@ class NoisyLine:
 
 
 class Relay:
-    def __init__(self, rate: float, seed: int, command: list[str]) -> None:
+    def __init__(self, rate: float, seed: int, record: str, command: list[str]) -> None:
+        self.record = record
+        self.said = {"host": bytearray(), "device": bytearray()}
         self.command, self.rate = command, rate
         self.random = random.Random(seed)
         self.harmed = 0
@@ -68,10 +73,15 @@ class Relay:
             assert device.stdin and device.stdout
             there = [self.master, device.stdout.fileno()]
             for fd in select.select(there, [], [], 0.05)[0]:
-                to = device.stdin.fileno() if fd == self.master else self.master
-                os.write(to, self.harm(os.read(fd, 4096)))
+                of_host = fd == self.master
+                data = os.read(fd, 4096)
+                self.said["host" if of_host else "device"] += data
+                os.write(device.stdin.fileno() if of_host else self.master, self.harm(data))
         device.kill()
         device.wait()
+        for who, said in self.said.items():
+            if self.record:
+                Path(f"{self.record}.{who}").write_bytes(said)
         print(self.harmed, flush=True)
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -95,7 +105,7 @@ class Relay:
 
 
 def main() -> None:
-    relay = Relay(float(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
+    relay = Relay(float(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:])
     signal.signal(signal.SIGUSR1, lambda *_: setattr(relay, "reset", True))
     signal.signal(signal.SIGTERM, lambda *_: setattr(relay, "stopped", True))
     relay.run()

@@ -61,16 +61,16 @@ class Host:
         self.fd = os.open(port, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
         tty.setraw(self.fd)
         self.frames = Frames(session, baud, time.monotonic())
-        self.frames.waiting = True
+        self.frames.expect(True, time.monotonic())
         self.sent: list[Frame] = []
         self.heard = b""
 
     def echo(self, data: bytes, *, within_s: float = 20.0) -> bytes:
         end = time.monotonic() + within_s
         self.frames.send(len(data).to_bytes(2, "little") + data, time.monotonic())
-        self.frames.waiting = True
         got = b""
         while len(got) < len(data):
+            self.frames.expect(True, time.monotonic())
             self._write()
             due = self.frames.deadline()
             assert due is not None
@@ -81,7 +81,7 @@ class Host:
                 got += self.frames.feed(news, time.monotonic())
             self.frames.tick(time.monotonic())
             assert time.monotonic() < end
-        self.frames.waiting = False
+        self.frames.expect(False, time.monotonic())
         return got
 
     def _write(self) -> None:
@@ -233,7 +233,7 @@ def last(frames: Frames) -> Frame:
 
 def test_a_device_that_computes_is_asked_for_short_answers_and_then_sends_long_ones() -> None:
     frames = welcomed(1024)
-    frames.waiting = True
+    frames.expect(True, 1.0)
     frames.send(b"question", 1.0)
     assert last(frames)[4] == 1024
     frames.feed(pack(DATA, 5, 0, 8, 1024), 1.1)
@@ -243,7 +243,24 @@ def test_a_device_that_computes_is_asked_for_short_answers_and_then_sends_long_o
         frames.tick(due)
         assert last(frames)[3:] == (0, LEAST, b"")
     frames.feed(pack(DATA, 5, 0, 8, 1024, bytes(1024)), 9.0)
+    frames.expect(True, 9.0)
     assert last(frames)[3:] == (1024, 1024, b"")
+
+
+def test_a_whole_answer_is_acknowledged_by_the_next_question() -> None:
+    frames = welcomed(1024)
+    frames.expect(True, 1.0)
+    frames.send(b"question", 1.0)
+    last(frames)
+    assert frames.feed(pack(DATA, 5, 0, 8, 1024, b"ans"), 1.1) == b"ans"
+    frames.expect(True, 1.1)
+    assert last(frames)[3:] == (3, 1024, b"")  # more is to come: the device must know
+    assert frames.feed(pack(DATA, 5, 3, 8, 1024, b"wer"), 1.2) == b"wer"
+    frames.expect(False, 1.2)
+    assert not frames.outgoing
+    assert frames.deadline() is None
+    frames.send(b"another", 2.0)
+    assert last(frames)[3:] == (6, 1024, b"another")
 
 
 def test_frames_become_short_where_nothing_arrives_and_long_again() -> None:
@@ -290,7 +307,20 @@ def test_frames_come_back_as_they_went() -> None:
             coded = pack(0x33, 0xABCD, 0xFFFE, 3, 1024, payload)
             assert 0 not in coded[1:-1]
             assert unpack(coded[1:-1]) == (0x33, 0xABCD, 0xFFFE, 3, 1024, payload)
-    assert decode(encode(b"\0" * 200)[1:-1]) == b"\0" * 200
+    for literals in (0, 1, 5, 6, 7, 8, 196, 197, 198, 199, 396, 397):
+        for zeros in (0, 1, 2, 8, 9, 10, 11, 18, 19, 200):
+            data = (b"\1" * literals + bytes(zeros)) * 2
+            coded = encode(data)[1:-1]
+            assert 0 not in coded
+            assert decode(coded) == data
+            assert len(coded) <= len(data) + len(data) // 198 + 1
+
+
+def test_a_request_has_few_bytes_on_the_line() -> None:
+    """The head of a call and a tensor: 60 bytes, of which most are zeros."""
+    words = [0x78, 3, 0x0F000000, 2, 7, 0x38000140, 1, 2]
+    request = b"".join(word.to_bytes(8, "little") for word in words)
+    assert len(encode(request)) < len(request) // 2 - 4
 
 
 def test_a_frame_with_any_byte_changed_is_refused() -> None:

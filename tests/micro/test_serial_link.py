@@ -6,6 +6,7 @@ import os
 import stat
 import termios
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,11 @@ from microddsp.micro.platforms import (
 from microddsp.micro.platforms.flash import fill
 from microddsp.micro.rpc.boards_attached import Port, attached, choose_port
 from microddsp.micro.rpc.bridge import start_link
+from microddsp.micro.rpc.frames import unpack
 from microddsp.micro.rpc.link import Link
 from microddsp.micro.rpc.start import start_command
 from microddsp.micro.rpc.symbols import Symbols
-from microddsp.micro.session import open_project
+from microddsp.micro.session import BoardSession, open_project
 from tests.micro.noisy_line import NoisyLine
 
 Maker = Callable[..., CompiledModel]
@@ -80,8 +82,8 @@ def project(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
 def line(project: Project) -> Iterator[Start]:
     lines: list[NoisyLine] = []
 
-    def start(rate: float, seed: int = 1) -> NoisyLine:
-        lines.append(NoisyLine(project.image, rate=rate, seed=seed))
+    def start(rate: float, seed: int = 1, record: Path | None = None) -> NoisyLine:
+        lines.append(NoisyLine(project.image, rate=rate, seed=seed, record=record))
         return lines[-1]
 
     yield start
@@ -101,6 +103,31 @@ def test_nothing_is_lost_or_doubled(project: Project, line: Start, rate: float) 
     noisy = line(rate)
     stream(project, noisy, 8 * (20 if rate < 0.01 else 6))
     assert (noisy.close() > 0) == (rate > 0.0)
+
+
+def test_a_block_is_one_exchange_of_few_bytes(
+    project: Project, line: Start, tmp_path: Path
+) -> None:
+    """A slow rate, so that nothing is asked twice: only what must go over the line is there."""
+    noisy = line(0.0, record=tmp_path / "said")
+    assert project.board and project.board.serial
+    serial = project.board.serial.model_copy(update={"baud": 9600})
+    slow = replace(project, board=project.board.model_copy(update={"serial": serial}))
+    blocks = (1, 11)
+    for count in blocks:
+        with BoardSession(slow, port=noisy.port, timeout_s=20.0) as board:
+            board.run(np.ones((1, 8 * count), np.float32))
+    noisy.close()
+    for who, frames, most_bytes in (("host", 1, 110), ("device", 2, 100)):
+        coded = [part for part in (tmp_path / f"said.{who}").read_bytes().split(b"\0") if part]
+        of_session: dict[int, list[bytes]] = {}
+        for part in coded:
+            frame = unpack(part)
+            assert frame
+            of_session.setdefault(frame[1], []).append(part)
+        first, second = of_session.values()
+        assert len(second) - len(first) == 10 * frames
+        assert sum(map(len, second)) - sum(map(len, first)) < 10 * most_bytes
 
 
 @pytest.mark.slow

@@ -311,7 +311,7 @@ class Line:
         self._frames.tick(time.monotonic())
 
     def answer_is_due(self, due: bool) -> None:
-        self._frames.waiting = due
+        self._frames.expect(due, time.monotonic())
 
     def stop(self) -> int:
         os.close(self.from_device)

@@ -7,6 +7,7 @@ until it has an answer, with shorter frames while many are damaged.
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 
@@ -16,7 +17,10 @@ LEAST = 8  # bytes a frame on a bad line
 _HEAD = struct.Struct("<BHHHHH")
 _CRC = struct.Struct("<I")
 _OVERHEAD = _HEAD.size + _CRC.size + 3
-_BLOCK = 254  # bytes before which COBS has a distance
+_FULL = 199  # so many bytes and the code itself, and no zero
+_SEVERAL = 200  # from here on: several zeros
+_MOST_LITERALS, _MOST_ZEROS = 6, 9
+_RUN = re.compile(rb"([^\0]*)(\0+)")
 _FRAME_S = 0.25  # a frame on a slow line does not take longer,
 _SLOW = 64  # unless it has no more bytes
 _LONGEST_S = 0.1
@@ -25,14 +29,23 @@ _GROW_AFTER = 4  # good frames
 
 
 def encode(frame: bytes) -> bytes:
-    """COBS between two zeros."""
+    """The code of `runtime/frames.h` between two zeros."""
     coded = bytearray(1)
-    for part in frame.split(b"\0"):
-        full = len(part) // _BLOCK * _BLOCK
-        for at in range(0, full, _BLOCK):
-            coded += b"\xff" + part[at : at + _BLOCK]
-        coded.append(len(part) - full + 1)
-        coded += part[full:]
+    for run in _RUN.finditer(frame + b"\0"):
+        literals, zeros = run[1], len(run[2])
+        while len(literals) >= _FULL - 1:
+            coded.append(_FULL)
+            coded += literals[: _FULL - 1]
+            literals = literals[_FULL - 1 :]
+        while zeros:
+            at_once = 1 if len(literals) > _MOST_LITERALS else min(zeros, _MOST_ZEROS)
+            if at_once == 1:
+                coded.append(len(literals) + 1)
+            else:
+                coded.append(_SEVERAL + 8 * len(literals) + at_once - 2)
+            coded += literals
+            literals = b""
+            zeros -= at_once
     coded.append(0)
     return bytes(coded)
 
@@ -41,14 +54,22 @@ def decode(coded: bytes) -> bytes | None:
     """The inverse of `encode`, without the zeros around; None if it is none."""
     frame = bytearray()
     at = 0
+    zeros = 0
     while at < len(coded):
         code = coded[at]
-        if code == 0 or at + code > len(coded):
+        if code >= _SEVERAL:
+            literals, zeros = divmod(code - _SEVERAL, 8)
+            zeros += 2
+        else:
+            literals, zeros = code - 1, int(code != _FULL)
+        if code == 0 or at + literals >= len(coded):
             return None
-        frame += coded[at + 1 : at + code]
-        at += code
-        if code <= _BLOCK and at < len(coded):
-            frame.append(0)
+        frame += coded[at + 1 : at + 1 + literals]
+        frame += bytes(zeros)
+        at += literals + 1
+    if not zeros:
+        return None
+    del frame[-1]
     return bytes(frame)
 
 
@@ -83,6 +104,7 @@ class Frames:
         self._byte_s = 10.0 / baud
         self._coded = bytearray()
         self._pending = bytearray()  # not acknowledged
+        self._owing = False  # the device does not know yet what arrived
         self._in_flight = 0
         self._exposed = 0  # of what is pending, what the device may have
         self._first_out = 0
@@ -120,6 +142,13 @@ class Frames:
         else:
             self._put(now, DATA, LEAST)
         self._patience = max(self._patience, patience)
+
+    def expect(self, waiting: bool, now: float) -> None:
+        """Whether an answer, or more of one, is due. If not, the next thing that is sent tells the
+        device what arrived."""
+        self.waiting = waiting
+        if waiting and self._owing and not self._in_flight:
+            self._transmit(now)
 
     def send(self, data: bytes, now: float) -> None:
         self._pending += data
@@ -174,7 +203,8 @@ class Frames:
         new = payload[known:] if known < len(payload) else b""
         self._next_in = (self._next_in + len(new)) & 0xFFFF
         self.moved += len(new)
-        if new or (self._pending and not self._in_flight):
+        self._owing = self._owing or bool(new)
+        if self._pending and not self._in_flight:
             self._transmit(now)
         return new
 
@@ -208,6 +238,7 @@ class Frames:
     def _put(self, now: float, kind: int, limit: int, payload: bytes = b"") -> None:
         frame = pack(kind, self.session, self._first_out, self._next_in, limit, payload)
         self.outgoing += frame
+        self._owing = False
         self._sent = now
         self._noisy = False
         there_and_back = len(frame) + limit + _OVERHEAD

@@ -125,7 +125,7 @@ class TemplateLink:
     def answer_is_due(self, due: bool) -> None:
         self._due = due
         if self._frames:
-            self._frames.waiting = due
+            self._frames.expect(due, time.monotonic())
         self._ask()
 
     def lines(self) -> list[tuple[int, str]]:

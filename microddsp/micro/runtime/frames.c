@@ -9,7 +9,11 @@
 
 #define HEAD_BYTES 11u
 #define CRC_BYTES 4u
-#define BLOCK_BYTES 255u /* of the code: a distance and what lies on the way */
+#define FULL 199u    /* the code of so many bytes with itself, and of no zero */
+#define SEVERAL 200u /* codes from here on are of several zeros */
+#define MOST_LITERALS 6u
+#define MOST_ZEROS 9u
+#define SENT_AT_ONCE 255u /* at least FULL */
 #define CRC_OF_ALL 0xdebb20e3u /* of a frame together with its CRC */
 
 typedef char payload_has_a_size[((FRAME_PAYLOAD >= 8u) && (FRAME_PAYLOAD <= 16384u)) ? 1 : -1];
@@ -53,25 +57,43 @@ static void put16(uint8_t *at, uint16_t value)
 
 /* A frame under way, encoded piece by piece while the UART sends. */
 static struct {
-    uint8_t coded[BLOCK_BYTES + 2u];
+    uint8_t coded[SENT_AT_ONCE + 2u];
     size_t used;
-    size_t open; /* where the distance to the next zero will stand */
+    size_t open;  /* where the next code will stand */
+    size_t zeros; /* since */
     uint32_t crc;
 } sending;
+
+static void close_code(void)
+{
+    const size_t literals = sending.used - sending.open - 1u;
+    const size_t code = (sending.zeros < 2u) ? literals + 1u
+                                             : SEVERAL + (8u * literals) + sending.zeros - 2u;
+    sending.coded[sending.open] = (uint8_t)code;
+    sending.open = sending.used++;
+    sending.zeros = 0u;
+}
 
 static void put(const uint8_t *bytes, size_t nbytes)
 {
     for (size_t i = 0u; i < nbytes; ++i) {
         sending.crc = crc32(sending.crc, bytes[i]);
-        if (bytes[i] != 0u) {
+        if (bytes[i] == 0u) {
+            ++sending.zeros;
+            if ((sending.zeros == MOST_ZEROS) ||
+                (sending.used - sending.open - 1u > MOST_LITERALS)) {
+                close_code();
+            }
+        } else {
+            if (sending.zeros != 0u) {
+                close_code();
+            }
             sending.coded[sending.used++] = bytes[i];
+            if (sending.used - sending.open == FULL) {
+                close_code();
+            }
         }
-        const size_t distance = sending.used - sending.open;
-        if ((bytes[i] == 0u) || (distance == BLOCK_BYTES)) {
-            sending.coded[sending.open] = (uint8_t)distance;
-            sending.open = sending.used++;
-        }
-        if (sending.used > BLOCK_BYTES) {
+        if (sending.used > SENT_AT_ONCE) {
             uart_write(sending.coded, sending.open);
             sending.used -= sending.open;
             (void)memmove(sending.coded, &sending.coded[sending.open], sending.used);
@@ -93,6 +115,7 @@ static void send(enum frame_kind kind, uint16_t to, const uint8_t *payload, size
     sending.coded[0] = 0u; /* ends whatever noise came before */
     sending.open = 1u;
     sending.used = 2u;
+    sending.zeros = 0u;
     sending.crc = UINT32_MAX;
     put(head, sizeof(head));
     put(payload, nbytes);
@@ -100,8 +123,9 @@ static void send(enum frame_kind kind, uint16_t to, const uint8_t *payload, size
     put16(&check[0], (uint16_t)(crc & 0xffffu));
     put16(&check[2], (uint16_t)(crc >> 16));
     put(check, sizeof(check));
-    sending.coded[sending.open] = (uint8_t)(sending.used - sending.open);
-    sending.coded[sending.used++] = 0u;
+    ++sending.zeros;
+    close_code();
+    sending.coded[sending.open] = 0u;
     uart_write(sending.coded, sending.used);
 }
 
@@ -136,8 +160,8 @@ static void get(uint8_t byte)
 /* Waits for a frame; whether it is whole. */
 static int receive(void)
 {
-    size_t left = 0u;               /* bytes to the next zero */
-    size_t distance = BLOCK_BYTES;  /* the longest one has no zero at its end */
+    size_t left = 0u;  /* bytes to the next code */
+    size_t zeros = 0u; /* before it */
     coming.nbytes = 0u;
     coming.crc = UINT32_MAX;
     uint8_t byte = uart_read();
@@ -147,17 +171,20 @@ static int receive(void)
     for (; byte != 0u; byte = uart_read()) {
         if (left != 0u) {
             get(byte);
-        } else {
-            if (distance != BLOCK_BYTES) {
-                get(0u);
-            }
-            distance = byte;
-            left = byte;
+            --left;
+            continue;
         }
-        --left;
+        for (; zeros != 0u; --zeros) {
+            get(0u);
+        }
+        left = (byte < SEVERAL) ? byte - 1u : (byte - SEVERAL) / 8u;
+        zeros = (byte < SEVERAL) ? ((byte == FULL) ? 0u : 1u) : ((byte - SEVERAL) % 8u) + 2u;
     }
-    return (left == 0u) && (coming.crc == CRC_OF_ALL) &&
-           (coming.nbytes >= HEAD_BYTES + CRC_BYTES) &&
+    const int ended = (left == 0u) && (zeros != 0u);
+    for (; zeros > 1u; --zeros) {
+        get(0u);
+    }
+    return ended && (coming.crc == CRC_OF_ALL) && (coming.nbytes >= HEAD_BYTES + CRC_BYTES) &&
            (coming.nbytes == HEAD_BYTES + get16(&coming.head[9]) + CRC_BYTES);
 }
 

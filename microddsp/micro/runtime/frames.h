@@ -1,4 +1,4 @@
-/* Frames on a serial line. Between two zero bytes lies, encoded so that it has none itself (COBS):
+/* Frames on a serial line. Between two zero bytes lies, encoded so that it has none itself:
  *
  *     kind 1 | session 2 | seq 2 | ack 2 | limit 2 | length 2 | payload | CRC-32 4    little endian
  *
@@ -6,6 +6,14 @@
  * wanted, `limit` the most that the other side shall send at once. The first frame of each side
  * says so for the whole session. The device answers each frame of its session, and each damaged
  * one, with one frame; the host sends again until it has an answer.
+ *
+ * The code is COBS with runs of zeros, of which requests have many. A byte tells what follows:
+ *
+ *     1 to 198:   so many bytes less one, then one zero
+ *     199:        198 bytes
+ *     200 to 255: (code - 200) / 8 bytes, then (code - 200) % 8 + 2 zeros
+ *
+ * The last zero of all is not the frame's.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef FRAMES_H
 #define FRAMES_H
