@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     Array = np.ndarray | torch.Tensor
 
+# Bytes of arguments that a device takes in one call, without the descriptions of tensors.
+_ARGUMENT_BYTES = 1400
+_OF_AN_ARGUMENT = 32
 # Blocks that one request times: bounds how long the device is silent.
 _TIMED_AT_ONCE = 64
 
@@ -31,12 +34,14 @@ class _Remote:
     """Functions of the firmware, and tensors in the device's memory for one block."""
 
     process: Any
+    process_bytes: Any
     reset: Any
     time_blocks: Any
     profile_blocks: Any
     stack_high_water: Any
     inputs: tuple[Any, ...]
     outputs: tuple[Any, ...]
+    room: Any
     setters: dict[str, Any]
 
 
@@ -60,6 +65,7 @@ class RemoteModel:
         self._link = link
         # A whole signal at a time: blocks of two signals would mix in the model's state.
         self._lock = lock
+        self._sent: Sequence[np.ndarray] = ()
         link.call(self._prepare, prefix)
 
     def _prepare(self, prefix: str) -> None:
@@ -67,12 +73,14 @@ class RemoteModel:
         self._number = self._link.hold(
             _Remote(
                 find(f"{prefix}process"),
+                find(f"{prefix}process_bytes"),
                 find(f"{prefix}reset"),
                 find(f"{prefix}time_blocks"),
                 find(f"{prefix}profile_blocks"),
                 find(f"{prefix}stack_high_water"),
                 tuple(self._empty(spec) for spec in self.signature.inputs),
                 tuple(self._empty(spec) for spec in self.signature.outputs),
+                self._room(),
                 {t.name: find(f"{prefix}set_{t.name}") for t in self.signature.tunables},
             )
         )
@@ -82,6 +90,16 @@ class RemoteModel:
         import tvm
 
         return tvm.runtime.empty(spec.shape, spec.dtype, device=self._link.device)
+
+    def _room(self) -> Any:
+        """Where the outputs of a call with bytes lie; None if a block is too long for that."""
+        import tvm
+
+        wanted = sum(spec.nbytes + _OF_AN_ARGUMENT for spec in self.signature.inputs)
+        if wanted > _ARGUMENT_BYTES:
+            return None
+        nbytes = sum(_padded(spec) for spec in self.signature.outputs)
+        return tvm.runtime.empty((nbytes,), "uint8", device=self._link.device)
 
     @property
     def _remote(self) -> _Remote:
@@ -111,10 +129,27 @@ class RemoteModel:
 
     def _run_block(self, block: Sequence[np.ndarray]) -> list[np.ndarray]:
         remote = self._remote
-        for tensor, array in zip(remote.inputs, block, strict=True):
-            tensor.copyfrom(array)
+        self._sent = block
+        if remote.room is not None:
+            data = remote.process_bytes(*(array.tobytes() for array in block), remote.room)
+            return self._cut(bytearray(data))
+        self._copy_inputs()
         remote.process(*remote.inputs, *remote.outputs)
         return [tensor.numpy() for tensor in remote.outputs]
+
+    def _copy_inputs(self) -> None:
+        for tensor, array in zip(self._remote.inputs, self._sent, strict=True):
+            tensor.copyfrom(array)
+
+    def _cut(self, data: bytearray) -> list[np.ndarray]:
+        """The outputs of a call with bytes."""
+        outputs = []
+        at = 0
+        for spec in self.signature.outputs:
+            array = np.frombuffer(data, spec.dtype, count=spec.elements, offset=at)
+            outputs.append(array.reshape(spec.shape))
+            at += _padded(spec)
+        return outputs
 
     def set(self, name: str, value: float | Sequence[float] | Array) -> None:
         """Change a tunable number on the device; `reset`, and so `run`, leaves it.
@@ -276,6 +311,13 @@ class RemoteModel:
         with self._lock:
             self.reset()
             remote = self._remote
+            if self._sent:
+                self._link.call(self._copy_inputs)
             used = self._link.call(remote.stack_high_water, *remote.inputs, *remote.outputs)
             self.reset()
         return int(used)
+
+
+def _padded(spec: TensorSpec) -> int:
+    """Bytes of a tensor, and those to the next one."""
+    return -(-spec.nbytes // 8) * 8

@@ -26,7 +26,7 @@ Maker = Callable[..., CompiledModel]
 
 (SHUTDOWN, INIT, CALL, RETURN, EXCEPTION, COPY_FROM, COPY_TO, COPY_ACK, GET_FUNCTION) = range(1, 10)
 FREE_HANDLE, GET_ATTRIBUTE, ALLOC, FREE, COPY_ON_DEVICE, ALLOC_SCOPE = 10, 12, 13, 14, 16, 17
-INT, POINTER, DEVICE, TENSOR, STRING = 1, 4, 6, 7, 8
+INT, POINTER, DEVICE, TENSOR, STRING, BYTES = 1, 4, 6, 7, 8, 9
 EVALUATORS = 0x0E000000
 SANITIZERS = "EXTRA=-fsanitize=address,undefined -fno-sanitize-recover=all -O1"
 ANSWER_S = 20.0
@@ -108,12 +108,15 @@ def seeds(server: Server) -> list[bytes]:
     """Requests that are right, one of each kind; functions and memory are really there."""
     server.ask(INIT_REQUEST)
     x, y, ticks = (server.pointer(allocate(256)) for _ in range(3))
-    names = (b"process", b"reset", b"time_blocks", b"profile_blocks", b"stack_high_water")
+    names = (b"process", b"process_bytes", b"reset", b"time_blocks", b"profile_blocks")
+    names += (b"stack_high_water",)
     handles = {name: server.pointer(get_function(name)) for name in names}
     evaluator = server.pointer(get_function(b"runtime.RPCTimeEvaluator"))
     pair = argument(tensor(x, 1, 8)) + argument(tensor(y, 1, 8))
     timed = argument(tensor(x, 2, 8)) + argument(tensor(y, 1, 8))
     timed += argument(tensor(ticks, 2, code=0))
+    block = struct.pack("<i", BYTES) + text(bytes(range(32)))
+    block += argument(tensor(y, 32, bits=8, code=1))
     bad = struct.pack("<iiiii", 2, DEVICE, 1, 0, POINTER)
 
     def call(handle: int, count: int, arguments: bytes = b"") -> bytes:
@@ -127,6 +130,7 @@ def seeds(server: Server) -> list[bytes]:
         struct.pack("<i", FREE) + bad + struct.pack("<Q", 0),
         struct.pack("<i", ALLOC_SCOPE) + struct.pack("<i", 2) + pair[: len(pair) // 2] + b"\0" * 4,
         call(handles[b"process"], 2, pair),
+        call(handles[b"process_bytes"], 2, block),
         call(handles[b"reset"], 0),
         call(handles[b"time_blocks"], 3, timed),
         call(handles[b"profile_blocks"], 3, timed),

@@ -39,6 +39,33 @@ def test_the_board_gives_the_bits_of_the_host(summing: BoardSession, probe: Make
     np.testing.assert_array_equal(summing.run(signal), probe().run(signal))
 
 
+@pytest.mark.parametrize("block", [1, 342, 343, 2000])
+def test_blocks_of_any_length_pass(block: int, probe: Maker) -> None:
+    """Short ones in one call, long ones in several."""
+    body = f"for (int32_t i = 0; i < {block}; ++i) {{ y[i] = self->sum += x[i]; }}"
+    x = np.random.default_rng(0).integers(-9, 9, (1, 3 * block)).astype(np.float32)
+    with open_board("host", probe(body, block=block, target="host")) as board:
+        np.testing.assert_array_equal(board.run(x), np.cumsum(x, axis=1))
+        first = board.run(x[:, :block])
+        first[0, 0] = 5.0  # an answer is the caller's own
+
+
+def test_several_inputs_and_outputs_of_odd_sizes_pass() -> None:
+    class Odd(torch.nn.Module):
+        def forward(
+            self, x: torch.Tensor, gain: torch.Tensor
+        ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            return gain * x, (x > 0.0).to(torch.int8), x[:, :3] - gain
+
+    x = torch.randn(1, 7, generator=torch.Generator().manual_seed(0))
+    inputs = (x, torch.full((1,), 0.5))
+    model = microddsp.compile(Odd(), inputs, target="host", name="odd")
+    with open_board("host", model) as board:
+        for got, wanted in zip(board.run(*inputs), Odd()(*inputs), strict=True):
+            assert got.dtype == wanted.dtype
+            assert torch.equal(got, wanted)
+
+
 def test_tensors_in_give_tensors_out(summing: BoardSession) -> None:
     answer = summing.run(torch.ones(1, 16))
     assert isinstance(answer, torch.Tensor)

@@ -93,6 +93,16 @@ def refuse_size(board: BoardSession) -> object:
     return board.session.get_function("process")(x, x)
 
 
+def refuse_short_bytes(board: BoardSession) -> object:
+    room = tvm.runtime.empty((32,), "uint8", device=board.session.cpu(0))
+    return board.session.get_function("process_bytes")(bytes(31), room)
+
+
+def refuse_small_room(board: BoardSession) -> object:
+    room = tvm.runtime.empty((31,), "uint8", device=board.session.cpu(0))
+    return board.session.get_function("process_bytes")(bytes(32), room)
+
+
 def refuse_large(board: BoardSession) -> object:
     return tvm.runtime.empty((1 << 25,), "uint8", device=board.session.cpu(0))
 
@@ -120,6 +130,8 @@ def refuse_dimensions(board: BoardSession) -> object:
         (refuse_numbers, "tensor is needed"),
         (refuse_type, "x: tensor has another dtype"),
         (refuse_size, "x: tensor has another number of elements"),
+        (refuse_short_bytes, "x: the bytes of a block are needed"),
+        (refuse_small_room, "room: tensor has another number of elements"),
         (refuse_large, "33554432 bytes left"),
         (refuse_huge, "larger than the device's address space"),
         (refuse_long_text, "too large for the device"),

@@ -48,6 +48,12 @@ static int prepare(rpc_model_t *model)
     return check_status(model, status);
 }
 
+/* Of one block. */
+static uint32_t bytes_of(const rpc_rule_t *rule)
+{
+    return rule->elements * (rule->bits / 8u);
+}
+
 /* Address of `blocks` blocks of a tensor, or NULL after rpc_raise(). */
 static void *check_tensor(const rpc_value_t *value, const rpc_rule_t *rule, uint64_t blocks)
 {
@@ -61,7 +67,7 @@ static void *check_tensor(const rpc_value_t *value, const rpc_rule_t *rule, uint
         (void)rpc_raise(rule->name, "tensor has another dtype");
         return NULL;
     }
-    const uint64_t nbytes = blocks * rule->elements * (rule->bits / 8u);
+    const uint64_t nbytes = blocks * bytes_of(rule);
     if (rpc_tensor_bytes(tensor) != nbytes) {
         (void)rpc_raise(rule->name, "tensor has another number of elements");
         return NULL;
@@ -95,8 +101,7 @@ static int check_tensors(rpc_model_t *model, const rpc_value_t *arguments, int32
 static void advance(const rpc_model_t *model, void **places)
 {
     for (int32_t i = 0; i < model->inputs; ++i) {
-        const rpc_rule_t *rule = &model->rules[i];
-        places[i] = (uint8_t *)places[i] + ((size_t)rule->elements * (rule->bits / 8u));
+        places[i] = (uint8_t *)places[i] + bytes_of(&model->rules[i]);
     }
 }
 
@@ -118,14 +123,8 @@ static void fill(const rpc_model_t *model, void *const *places)
     }
 }
 
-int rpc_process(void *self, const rpc_value_t *arguments, int32_t count, rpc_value_t *result)
+static int process(rpc_model_t *model, void *const *places)
 {
-    rpc_model_t *model = self;
-    void *places[RPC_MAX_ARGUMENTS];
-    (void)result;
-    if (check_tensors(model, arguments, count, model->tensors, 1u, places) != 0) {
-        return -1;
-    }
     forget_marks();
     fill(model, places);
     model->ready = 0;
@@ -135,6 +134,57 @@ int rpc_process(void *self, const rpc_value_t *arguments, int32_t count, rpc_val
         model->fetch(places);
     }
     return check_status(model, status);
+}
+
+int rpc_process(void *self, const rpc_value_t *arguments, int32_t count, rpc_value_t *result)
+{
+    rpc_model_t *model = self;
+    void *places[RPC_MAX_ARGUMENTS];
+    (void)result;
+    if (check_tensors(model, arguments, count, model->tensors, 1u, places) != 0) {
+        return -1;
+    }
+    return process(model, places);
+}
+
+/* Bytes of a block with what is between it and the next one. */
+static uint32_t room_of(const rpc_rule_t *rule)
+{
+    return (bytes_of(rule) + 7u) & ~7u;
+}
+
+int rpc_process_bytes(void *self, const rpc_value_t *arguments, int32_t count, rpc_value_t *result)
+{
+    static rpc_bytes_t answer;
+    rpc_model_t *model = self;
+    void *places[RPC_MAX_ARGUMENTS];
+    rpc_rule_t rule = {"room", RPC_DTYPE_UINT, 8u, 0u};
+    if ((count != model->inputs + 1) || (model->tensors > RPC_MAX_ARGUMENTS)) {
+        return rpc_raise(NULL, "wrong number of arguments");
+    }
+    for (int32_t i = 0; i < model->inputs; ++i) {
+        const rpc_value_t *value = &arguments[i];
+        if ((value->type != RPC_BYTES) || (value->as.bytes->nbytes != bytes_of(&model->rules[i]))) {
+            return rpc_raise(model->rules[i].name, "the bytes of a block are needed");
+        }
+        places[i] = (void *)(uintptr_t)value->as.bytes->data;
+    }
+    for (int32_t i = model->inputs; i < model->tensors; ++i) {
+        rule.elements += room_of(&model->rules[i]);
+    }
+    uint8_t *room = check_tensor(&arguments[model->inputs], &rule, 1u);
+    if ((room == NULL) || (prepare(model) != 0)) {
+        return -1;
+    }
+    answer.data = (const char *)room;
+    answer.nbytes = rule.elements;
+    for (int32_t i = model->inputs; i < model->tensors; ++i) {
+        places[i] = room;
+        room += room_of(&model->rules[i]);
+    }
+    result->type = RPC_BYTES;
+    result->as.bytes = &answer;
+    return process(model, places);
 }
 
 int rpc_reset(void *self, const rpc_value_t *arguments, int32_t count, rpc_value_t *result)

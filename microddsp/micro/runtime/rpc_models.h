@@ -47,6 +47,8 @@ int rpc_set(void *self, const rpc_value_t *arguments, int32_t count, rpc_value_t
 /* For the registry, with a model as `self`.
  *
  * process(inputs..., outputs...): one block.
+ * process_bytes(the bytes of each input..., room uint8) -> the bytes of all outputs: one block in one
+ *     call. They lie in `room`, each at a multiple of 8.
  * reset(): forget the signal.
  * time_blocks(inputs of k blocks..., outputs of one..., ticks int32 (k)) -> overhead in ticks.
  *     Each element is the time of one process(), overhead included.
@@ -55,6 +57,8 @@ int rpc_set(void *self, const rpc_value_t *arguments, int32_t count, rpc_value_t
  *     marks with nothing between.
  * stack_high_water(inputs..., outputs...) -> bytes of stack that one block used. */
 int rpc_process(void *self, const rpc_value_t *arguments, int32_t count, rpc_value_t *result);
+int rpc_process_bytes(void *self, const rpc_value_t *arguments, int32_t count,
+                      rpc_value_t *result);
 int rpc_reset(void *self, const rpc_value_t *arguments, int32_t count, rpc_value_t *result);
 int rpc_time_blocks(void *self, const rpc_value_t *arguments, int32_t count, rpc_value_t *result);
 int rpc_profile_blocks(void *self, const rpc_value_t *arguments, int32_t count,
