@@ -5,10 +5,12 @@ ZEPHYR_BASE=... pytest -m zephyr tests/micro/test_zephyr.py
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import tvm
 
 import microddsp
 from microddsp import dsp
@@ -35,6 +38,12 @@ from microddsp.micro.platforms import (
 from microddsp.micro.platforms.processes import first_errors
 from microddsp.micro.platforms.zephyr import build as zephyr
 from microddsp.micro.platforms.zephyr.boards import emulated_boards
+from microddsp.micro.platforms.zephyr.installation import (
+    find_west,
+    find_zephyr,
+    need_west,
+    toolchain,
+)
 from microddsp.micro.session import BoardSession, open_board, open_project
 
 Maker = Callable[..., CompiledModel]
@@ -144,6 +153,65 @@ def test_a_wrong_zephyr_base_is_named(application: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("ZEPHYR_BASE", str(application))
     with pytest.raises(BoardError, match="(?s)fw: ZEPHYR_BASE names no Zephyr tree"):
         build_project(application)
+
+
+def test_west_is_asked_for_where_it_is_missing(
+    application: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ZEPHYR_BASE", raising=False)
+    monkeypatch.setenv("PATH", str(application))
+    monkeypatch.setattr(sys, "path", [])
+    with pytest.raises(BoardError, match="west, which finds a workspace, is not installed") as said:
+        build_project(application)
+    assert "pip install west" in said.value.hint
+    (application / zephyr.IMAGE).parent.mkdir(parents=True)
+    (application / zephyr.IMAGE).write_bytes(b"")
+    with pytest.raises(BoardError, match="pip install west"):
+        need_west("flash a board")
+
+
+@pytest.fixture
+def no_toolchain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing of the user's own, and a compiler in the folder that it gives."""
+    for name in ("ZEPHYR_TOOLCHAIN_VARIANT", "ZEPHYR_SDK_INSTALL_DIR", "GNUARMEMB_TOOLCHAIN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "gcc/bin").mkdir(parents=True)
+    (tmp_path / "gcc/bin/arm-none-eabi-gcc").symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", str(tmp_path / "gcc/bin"))
+    return tmp_path / "gcc"
+
+
+def test_the_systems_compiler_is_taken_where_no_toolchain_is_named(no_toolchain: Path) -> None:
+    assert toolchain() == {
+        "ZEPHYR_TOOLCHAIN_VARIANT": "gnuarmemb",
+        "GNUARMEMB_TOOLCHAIN_PATH": str(no_toolchain),
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["ZEPHYR_TOOLCHAIN_VARIANT", "ZEPHYR_SDK_INSTALL_DIR", "GNUARMEMB_TOOLCHAIN_PATH"]
+)
+def test_a_toolchain_that_the_user_names_is_left_alone(
+    name: str, no_toolchain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "zephyr")
+    assert toolchain() == {}
+
+
+@pytest.mark.parametrize("place", ["home/zephyr-sdk-0.16.1", "home/.cmake/packages/Zephyr-sdk"])
+def test_an_sdk_that_zephyr_finds_itself_is_left_alone(
+    place: str, no_toolchain: Path, tmp_path: Path
+) -> None:
+    (tmp_path / place).mkdir(parents=True)
+    assert toolchain() == {}
+
+
+def test_without_any_compiler_zephyr_says_what_it_wants(
+    no_toolchain: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert toolchain() == {}
 
 
 @pytest.mark.parametrize(
@@ -272,8 +340,7 @@ def harmful(
 @pytest.mark.zephyr
 def test_a_fault_is_an_error_and_the_session_goes_on(harmful: Path) -> None:
     with open_project(harmful) as board:
-        # On the mps2_an521 the address that nothing answers stops the device: docs/platforms.md.
-        for kind in (5, 5) if board.board.name == "mps2_an521" else (3, 5, 3):
+        for kind in (3, 5, 3):
             with pytest.raises(DeviceFaultError, match=WORDS[kind] + " in probe_process") as found:
                 board.run(kind * ONES)
             assert found.value.line.startswith("probe.c:")
@@ -290,15 +357,20 @@ def test_a_stack_that_overflows_is_an_error(harmful: Path) -> None:
 
 
 @pytest.mark.zephyr
-def test_a_call_takes_milliseconds(harmful: Path) -> None:
+def test_a_call_takes_less_than_a_millisecond(harmful: Path) -> None:
+    """Of the bytes on the line an exact count is kept in test_serial_link.py."""
     with open_project(harmful) as board:
+        device = board.session.cpu(0)
+        x, y = (tvm.runtime.empty((1, 8), "float32", device=device) for _ in range(2))
+        x.copyfrom(ONES)
+        process = board.session.get_function("process")
         seconds = []
         for _ in range(300):
             start = time.perf_counter()
-            board.reset()
+            process(x, y)
             seconds.append(time.perf_counter() - start)
-    # The fastest tenth: other processes of this computer are not what is measured.
-    assert np.quantile(seconds, 0.1) < 3e-3
+    # The fastest: other processes of this computer are not what is measured.
+    assert min(seconds) < 1e-3
 
 
 @pytest.fixture
@@ -358,6 +430,91 @@ def test_several_models_profiled_in_one_application(
         parts = board["envelope"].profile(signal)
         assert len(parts) > 1
         assert abs(sum(part.share for part in parts) - 1.0) < 0.1
+
+
+@pytest.fixture(scope="module")
+def workspace(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `west init` and `west update` leave, of the tree and the modules that are there."""
+    if importlib.util.find_spec("west") is None:
+        pytest.skip("west is not installed: no workspace to build in")
+    top = tmp_path_factory.mktemp("workspace")
+
+    def unneeded(folder: str, names: list[str]) -> set[str]:
+        left_out = {"doc", "samples", "tests", ".git"} if Path(folder) == tree else {".git"}
+        return left_out & set(names)
+
+    shutil.copytree(tree, top / "zephyr", symlinks=True, ignore=unneeded)
+    modules = os.environ.get("ZEPHYR_MODULES") or str(tree.parent / "modules/hal/cmsis")
+    for module in modules.split(";"):
+        copy = top / "modules/hal" / Path(module).name
+        shutil.copytree(module, copy, symlinks=True, ignore=unneeded)
+        subprocess.run(["git", "init", "-q", str(copy)], check=True)  # west updates repositories
+    (top / ".west").mkdir()
+    (top / ".west/config").write_text("[manifest]\npath = zephyr\nfile = west.yml\n")
+    return top
+
+
+@pytest.fixture
+def only_a_workspace(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("ZEPHYR_BASE", "ZEPHYR_MODULES"):
+        monkeypatch.delenv(name, raising=False)
+    return workspace
+
+
+@pytest.mark.zephyr
+@pytest.mark.parametrize("base", ["", "[zephyr]\nbase = zephyr\n"], ids=["as is", "zephyr.base"])
+def test_a_workspace_is_found_from_the_project_and_from_here(
+    base: str, only_a_workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = only_a_workspace / ".west/config"
+    before = config.read_text()
+    config.write_text(before + base)
+    inside = only_a_workspace / "work/deep"
+    inside.mkdir(parents=True, exist_ok=True)
+    assert find_zephyr(inside) == only_a_workspace / "zephyr"
+    with pytest.raises(BoardError, match="no west workspace"):
+        find_zephyr(tmp_path)
+    monkeypatch.chdir(inside)
+    assert find_zephyr(tmp_path) == only_a_workspace / "zephyr"
+    config.write_text(before)
+
+
+@pytest.mark.zephyr
+def test_a_project_in_a_workspace_is_built_by_west_and_by_us(
+    only_a_workspace: Path, probe: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a tree, nor modules, nor a toolchain are named."""
+    for name in ("ZEPHYR_TOOLCHAIN_VARIANT", "GNUARMEMB_TOOLCHAIN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    where = only_a_workspace / "fw"
+    create_project(where, probe(target="cortex-m3"), "mps2_an385", platform="zephyr")
+    west = find_west()
+    assert west
+    built = subprocess.run(
+        [*west, "build", "-b", "mps2_an385"],
+        cwd=where,
+        env={**os.environ, **toolchain()},
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stdout[-2000:] + built.stderr[-2000:]
+    for _ in range(2):
+        with open_project(where) as board:
+            assert board.run(ONES)[0, 7] == 8.0
+        (where / zephyr.IMAGE).unlink()
+        build_project(where)
+
+
+@pytest.mark.zephyr
+def test_an_sdk_that_is_named_is_what_zephyr_looks_for(
+    tree: Path, application: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GNUARMEMB_TOOLCHAIN_PATH", raising=False)
+    monkeypatch.setenv("ZEPHYR_TOOLCHAIN_VARIANT", "zephyr")
+    monkeypatch.setenv("ZEPHYR_SDK_INSTALL_DIR", str(application / "no-sdk"))
+    with pytest.raises(BoardError, match="Zephyr-sdk") as said:
+        build_project(application)
+    assert "install the Zephyr SDK" in said.value.hint
 
 
 @pytest.mark.zephyr

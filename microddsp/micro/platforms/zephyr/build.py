@@ -2,64 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from microddsp.errors import BoardError, nearest
 from microddsp.micro.platforms.platform import Project
 from microddsp.micro.platforms.processes import run_tool
+from microddsp.micro.platforms.zephyr.installation import find_zephyr, need_west, toolchain
 from microddsp.micro.tools import find_tool
 
 BUILD = "build"
 IMAGE = f"{BUILD}/zephyr/zephyr.elf"
-TESTED = "3.4"
-_INSTALL = "https://docs.zephyrproject.org/latest/develop/getting_started"
-
-
-def find_zephyr(directory: Path) -> Path:
-    """The Zephyr tree: ZEPHYR_BASE, or that of the west workspace around the project or here.
-
-    Raises:
-        BoardError: There is none, or ZEPHYR_BASE is no Zephyr tree.
-    """
-    named = os.environ.get("ZEPHYR_BASE")
-    if named:
-        base = Path(named)
-        if not (base / "share" / "zephyr-package" / "cmake").is_dir():
-            raise BoardError(
-                "ZEPHYR_BASE names no Zephyr tree: there is no share/zephyr-package in it",
-                where=named,
-                hint="set ZEPHYR_BASE to the folder `zephyr` of your workspace",
-            )
-        return base
-    for place in (directory, Path.cwd()):
-        found = _zephyr_of_west(place)
-        if found:
-            return found
-    raise BoardError(
-        "no Zephyr was found: ZEPHYR_BASE is not set, and this is no west workspace",
-        hint=f"install Zephyr (tested: {TESTED}, {_INSTALL}) and set ZEPHYR_BASE",
-    )
-
-
-def _zephyr_of_west(place: Path) -> Path | None:
-    west = shutil.which("west")
-    if west is None:
-        return None
-    done = subprocess.run(
-        [west, "list", "-f", "{abspath}", "zephyr"],
-        cwd=place.resolve(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    path = Path(done.stdout.strip() or "/nonexistent")
-    return path if done.returncode == 0 and path.is_dir() else None
 
 
 def _name(project: Project) -> str:
@@ -80,7 +34,7 @@ def build(project: Project) -> Path:
     where = project.directory.resolve()
     if " " in str(where):
         raise BoardError("Zephyr builds in no folder with a blank in its path", where=str(where))
-    environment = {"ZEPHYR_BASE": str(base.resolve())}
+    environment = {"ZEPHYR_BASE": str(base.absolute()), **toolchain()}
     configure = [cmake, "-GNinja", "-S", str(where), "-B", str(where / BUILD)]
     try:
         run_tool(
@@ -110,10 +64,15 @@ def flash(project: Project) -> None:
         raise BoardError("there is no firmware", hint="build the project first")
     base = find_zephyr(project.directory)
     run_tool(
-        [find_tool("west", "flash a board"), "flash", "--build-dir", str(project.image.parents[1])],
+        [
+            *need_west("flash a board"),
+            "flash",
+            "--build-dir",
+            str(project.image.resolve().parents[1]),
+        ],
         cwd=base,
         what="west flash fails",
-        extra={"ZEPHYR_BASE": str(base.resolve())},
+        extra={"ZEPHYR_BASE": str(base.absolute())},
     )
 
 
