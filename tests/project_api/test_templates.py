@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from microddsp.errors import (
     LinkError,
     TemplateError,
 )
+from microddsp.micro.package.model import CompiledModel
 from microddsp.micro.platforms import (
     Template,
     build_project,
@@ -59,6 +61,18 @@ HARM = BODY.replace("y[0] = *(volatile float *)8;", '__asm__ volatile("udf #0");
     "_exit(9);", "y[1] = 0.0f;"
 )
 Edit = Callable[..., Path]
+
+
+def renamed(model: CompiledModel, name: str) -> CompiledModel:
+    def words(text: str) -> str:
+        return text.replace("probe", name).replace("PROBE", name.upper())
+
+    return replace(
+        model,
+        name=name,
+        signature=replace(model.signature, name=name),
+        sources={words(file): words(text) for file, text in model.sources.items()},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +143,36 @@ def test_the_shortest_template_of_the_documentation_works(tmp_path: Path) -> Non
     build_project(tmp_path / "fw")
     with open_project(tmp_path / "fw") as board:
         assert board.run(ONES).tolist() == [list(range(1, 17))]
+
+
+@pytest.mark.parametrize("kind", ["example", "host"])
+def test_several_models_are_in_one_project_of_a_template(kind: str, tmp_path: Path) -> None:
+    """A template that knows nothing of it, and a platform of ours behind the API."""
+    folder = EXAMPLE
+    if kind == "host":
+        folder = tmp_path / "template"
+        folder.mkdir()
+        (folder / PROGRAM).write_text(SERVE.format("host"))
+    scaled = "for (int32_t i = 0; i < 8; ++i) { y[i] = 3.0f * x[i]; }"
+    models = [make_model(target="host"), renamed(make_model(scaled, target="host"), "by_3")]
+    project = create_project(tmp_path / "fw", models, platform=Template(folder))
+    assert [s.name for s in project.signatures] == ["probe", "by_3"]
+    build_project(tmp_path / "fw")
+    with open_project(tmp_path / "fw") as board:
+        assert board["by_3"].run(ONES).tolist() == [[3.0] * 16]
+        assert board["probe"].run(ONES).tolist() == [list(range(1, 17))]
+
+
+def test_a_project_that_lost_one_of_its_models_is_told(edited: Edit, tmp_path: Path) -> None:
+    keep_one = (
+        'shutil.copy(archive, project_dir / "model.tar")',
+        "from microddsp.micro.package.archive import load_models\n"
+        '        load_models(archive)["probe"].save(project_dir / "model.tar")',
+    )
+    folder = edited(EXAMPLE, keep_one)
+    models = [make_model(target="host"), renamed(make_model(target="host"), "other")]
+    with pytest.raises(TemplateError, match="the project has another model"):
+        create_project(tmp_path / "fw", models, platform=Template(folder))
 
 
 def test_a_device_of_a_template_fails_as_any_other(example: Path) -> None:

@@ -78,28 +78,28 @@ class Template:
         options: Mapping[str, str],
         /,
     ) -> Project:
-        """Let the template write a project for a model.
+        """Let the template write a project for models.
 
         Raises:
             BoardError: The template fails, or what it wrote is no project.
         """
-        if len(models) > 1:
-            raise BoardError("a template's project has one model", hint="create one for each")
         if isinstance(board, Board):
             raise BoardError("a template takes a board by its name", hint="-o board=...")
         if not self.info.is_template:
             raise TemplateError("is a project, no template", where=str(self.folder))
+        from microddsp.micro.package.archive import save
+
         check_model_names(models)
         given = {**options, **({"board": board} if board else {})}
         values = _values(self.info, given, "generate_project")
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="microddsp-") as scratch:
             archive, runtime = Path(scratch, "model.tar"), Path(scratch, "runtime")
-            models[0].save(archive)
+            save(models, archive)
             write_runtime(runtime, models)
             with self._started() as (client, _):
                 client.generate_project(archive, runtime, directory, values)
-        return _generated(directory, models[0], given)
+        return _generated(directory, models, given)
 
     def build(self, project: Project, /) -> Path:
         """Let the project build itself.
@@ -141,24 +141,27 @@ def write_runtime(folder: Path, models: Sequence[CompiledModel]) -> None:
         (folder / name).write_text(text)
 
 
-def _generated(directory: Path, model: CompiledModel, options: Mapping[str, str]) -> Project:
+def _generated(
+    directory: Path, models: Sequence[CompiledModel], options: Mapping[str, str]
+) -> Project:
     """What a template has written, by the word of the project's own server."""
-    from microddsp.micro.package.archive import load
+    from microddsp.micro.package.archive import load_models
 
     info = Template(directory).info
     if info.is_template:
         raise TemplateError("the project calls itself a template", where=str(directory))
     archive = _inside(directory, info.model_library_format_path)
     try:
-        digest = load(archive).digest
+        there = {name: model.digest for name, model in load_models(archive).items()}
     except ArchiveError as error:
         raise TemplateError(f"the project has no model: {error}", where=str(directory)) from error
-    if digest != model.digest:
+    if there != {model.name: model.digest for model in models}:
         raise TemplateError("the project has another model", where=str(archive))
     image = _inside(directory, info.image)
     pieces = {name: tuple(found) for name, found in info.profile.items()}
+    signatures = tuple(model.signature for model in models)
     board = _board(info, directory)
-    return Project(directory, TEMPLATE, board, image, (model.signature,), pieces, options)
+    return Project(directory, TEMPLATE, board, image, signatures, pieces, options)
 
 
 def _inside(directory: Path, text: str) -> Path:

@@ -68,10 +68,11 @@ class PlatformServer(api.ProjectServer):
     def generate_project(
         self, archive: Path, runtime_dir: Path, project_dir: Path, options: Mapping[str, Any]
     ) -> None:
-        from microddsp.micro.package.archive import load
+        from microddsp.micro.package.archive import load_models
 
         where = project_dir / _FIRMWARE
-        create_project(where, load(archive), None, options, platform=self._platform, force=True)
+        models = list(load_models(archive).values())
+        create_project(where, models, None, options, platform=self._platform, force=True)
         shutil.copy(archive, project_dir / _ARCHIVE)
         shutil.copy(self._folder / api.PROGRAM, project_dir / api.PROGRAM)
 

@@ -192,7 +192,7 @@ class ProjectOption:
 class ServerInfo:
     """What a template, or a project made from it, says of itself.
 
-    A project (`is_template` False) has the model's archive at `model_library_format_path` and its
+    A project (`is_template` False) has the models' archive at `model_library_format_path` and its
     firmware, once built, at `image`; both are relative to its folder. `board` has "name", "target"
     and "clock_hz", the rate of the firmware's clock, where the firmware has the RPC server, and
     may have more of what a board's file has. `profile` names a model's pieces between its marks.
@@ -231,8 +231,8 @@ class ProjectServer:
     ) -> None:
         """Write a project into a folder that is there, with a copy of this program.
 
-        `archive` is the model; `runtime_dir` has the C of the RPC server and `app.c`, the table of
-        the model's functions. Both are gone afterwards.
+        `archive` has the models, one or several; `runtime_dir` has the C of the RPC server and
+        `app.c`, the table of the models' functions. Both are gone afterwards.
         """
         raise MethodError("this is a project, no template")
 
@@ -311,7 +311,7 @@ def write_descriptor(fd: int, data: bytes, timeout: float) -> None:
 
 
 def extract_sources(archive: Path, folder: Path) -> list[str]:
-    """Write the model's C, headers and object files into a folder; gives their names."""
+    """Write the models' C, headers and object files into a folder; gives their names."""
     names = []
     with tarfile.open(archive) as tar:
         for member in tar:
