@@ -118,7 +118,7 @@ def test_a_block_is_one_exchange_of_few_bytes(
         with BoardSession(slow, port=noisy.port, timeout_s=20.0) as board:
             board.run(np.ones((1, 8 * count), np.float32))
     noisy.close()
-    for who, frames, most_bytes in (("host", 1, 110), ("device", 2, 100)):
+    for who, frames, most_bytes in (("host", 1, 80), ("device", 2, 80)):
         coded = [part for part in (tmp_path / f"said.{who}").read_bytes().split(b"\0") if part]
         of_session: dict[int, list[bytes]] = {}
         for part in coded:

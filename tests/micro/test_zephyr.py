@@ -90,13 +90,15 @@ def test_a_model_with_floating_point_instructions_asks_for_them(
 
 
 def test_any_name_of_a_board_is_taken_and_its_uart_named(probe: Maker, tmp_path: Path) -> None:
-    options = {"uart": "usart2", "heap": "4096", "baud": "9600"}
+    options = {"uart": "usart2", "heap": "4096", "stack": "3072", "baud": "9600"}
     board = "nrf5340dk/nrf5340/cpuapp"
     with pytest.raises(BoardError, match="clock=HZ"):
         create_project(tmp_path, probe(), board, options, platform="zephyr")
     create_project(tmp_path, probe(), board, options | {"clock": "32768"}, platform="zephyr")
     assert "&usart2;" in (tmp_path / "boards/nrf5340dk_nrf5340_cpuapp.overlay").read_text()
-    assert "default 4096" in (tmp_path / "Kconfig").read_text()
+    kconfig = (tmp_path / "Kconfig").read_text()
+    assert "default 4096" in kconfig
+    assert "default 3072" in kconfig
     real = read_project(tmp_path).board
     assert real and real.serial and real.zephyr == board
     assert (real.serial.baud, real.clock_hz, real.unit) == (9600, 32768, "cycles")
@@ -503,6 +505,44 @@ def test_a_project_in_a_workspace_is_built_by_west_and_by_us(
             assert board.run(ONES)[0, 7] == 8.0
         (where / zephyr.IMAGE).unlink()
         build_project(where)
+
+
+@pytest.mark.zephyr
+def test_a_real_board_is_flashed_by_west(
+    only_a_workspace: Path, probe: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """West and Zephyr's runner are real; the program that talks to the probe only notes how it was
+    called, for there is no board."""
+    where, noted = only_a_workspace / "musca", tmp_path / "noted"
+    (tmp_path / "pyocd").write_text(f'#!/bin/sh\necho "$@" > {noted}\n')
+    (tmp_path / "pyocd").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    options = {"clock": "40000000"}
+    create_project(where, probe(target="cortex-m3"), "v2m_musca_b1", options, platform="zephyr")
+    with pytest.raises(BoardError, match="build the project first"):
+        flash_project(where)
+    build_project(where)
+    flash_project(where, serial_number="1234")
+    words = noted.read_text().split()
+    assert words[0] == "flash"
+    assert words[words.index("-u") + 1] == "1234"
+    assert words[-1] == str(where.resolve() / "build/zephyr/zephyr.hex")
+
+
+@pytest.mark.zephyr
+def test_a_tree_without_a_workspace_cannot_flash(
+    workspace: Path, probe: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = tmp_path / "fw"
+    options = {"clock": "40000000"}
+    create_project(where, probe(target="cortex-m3"), "v2m_musca_b1", options, platform="zephyr")
+    (where / zephyr.IMAGE).parent.mkdir(parents=True)
+    (where / zephyr.IMAGE).write_bytes(b"")
+    (tmp_path / "tree/share/zephyr-package/cmake").mkdir(parents=True)
+    monkeypatch.setenv("ZEPHYR_BASE", str(tmp_path / "tree"))
+    with pytest.raises(BoardError, match="west flash fails") as said:
+        flash_project(where)
+    assert "west init -l" in said.value.hint
 
 
 @pytest.mark.zephyr

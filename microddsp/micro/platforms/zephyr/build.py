@@ -54,8 +54,9 @@ def build(project: Project) -> Path:
     return project.image
 
 
-def flash(project: Project) -> None:
-    """Write the image into the attached board with `west flash`.
+def flash(project: Project, serial_number: str | None = None) -> None:
+    """Write the image into the attached board with `west flash`; the serial number says which of
+    several, where the board's runner can choose.
 
     Raises:
         BoardError: Not built, west is missing, or it fails.
@@ -63,17 +64,17 @@ def flash(project: Project) -> None:
     if not project.image.is_file():
         raise BoardError("there is no firmware", hint="build the project first")
     base = find_zephyr(project.directory)
-    run_tool(
-        [
-            *need_west("flash a board"),
-            "flash",
-            "--build-dir",
-            str(project.image.resolve().parents[1]),
-        ],
-        cwd=base,
-        what="west flash fails",
-        extra={"ZEPHYR_BASE": str(base.absolute())},
-    )
+    where = str(project.image.resolve().parents[1])
+    which = ["--dev-id", serial_number] if serial_number else []
+    try:
+        run_tool(
+            [*need_west("flash a board"), "flash", "--build-dir", where, *which],
+            cwd=base,
+            what="west flash fails",
+            extra={"ZEPHYR_BASE": str(base.absolute())},
+        )
+    except BoardError as error:
+        raise explain(error, base, project) from error
 
 
 # What Zephyr's build says -> what to do.
@@ -94,6 +95,10 @@ _HINTS: Sequence[tuple[str, str]] = (
     (
         r"floating-point unit, and this|FPU \(=y\)|FPU \(defined",
         "the board has no floating-point unit: compile the model with --target cortex-m3",
+    ),
+    (
+        r"unknown command \"flash\"|no west workspace",
+        "west flashes from a workspace (`west init -l`), or a board's file has a command `flash`",
     ),
     (r"region `?\w+'? overflowed", "a smaller -o heap, or a board with more memory"),
     (

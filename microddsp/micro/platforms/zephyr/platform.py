@@ -48,7 +48,7 @@ def _flash(project: Project, port: str | None, serial_number: str | None) -> Non
     if project.board.serial is None or project.board.serial.flash:
         write_flash(project, port, serial_number)
     else:
-        zephyr.flash(project)
+        zephyr.flash(project, serial_number)
 
 
 def _check_node(text: str) -> object:
