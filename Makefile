@@ -11,7 +11,7 @@ TEST := OMP_NUM_THREADS=1 $(PYTHON_VENV) -m pytest -q -n $(WORKERS) --dist=loadf
 help:
 	@echo 'make demo        train a heart-beat counter, compile it, run it on QEMU'
 	@echo 'make test        linters, types and tests (under 15 minutes on two cores)'
-	@echo 'make check-full  all that and the long tests on every QEMU board'
+	@echo 'make check-full  all that, the long tests on every QEMU board, and Zephyr (ZEPHYR_BASE)'
 	@echo 'make bench       measure speed, size and precision'
 	@echo 'make lint        linters and types only'
 	@echo 'make clean       remove what the build and the tests left behind'
@@ -33,7 +33,7 @@ test: lint
 
 check-full: lint
 	@tools/packages.sh analysis browser sounds
-	$(TEST) -m 'not zephyr and not board and not gpu'
+	$(TEST) -m 'not board and not gpu'
 
 # A peer that cannot be had is left out of the table. The rest needs no rights.
 bench: setup

@@ -1,8 +1,9 @@
 """The link to a device: start, calls, tensors, a serial line, a farm.
 
-    python -m benchmarks.link [--strict] [--json] [emulated] [serial] [farm]
+    python -m benchmarks.link [--strict] [--json] [emulated] [zephyr] [serial] [farm]
 
-The emulated board is mps2-an386, the serial line a pseudo-terminal of a certain rate before a
+The emulated board is mps2-an386; with Zephyr, where ZEPHYR_BASE names one, it is mps2_an385, whose
+link is the UART of the console. The serial line is a pseudo-terminal of a certain rate before a
 process. The fastest of several runs counts, as the machine may be busy; a farm's jobs, which take
 turns on all cores, are the mean of a run. The ratio says how often the goal is reached: above 1 it
 is. With --strict a goal that is missed ends the program with status 1.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -34,7 +36,8 @@ from microddsp.micro.platforms import Project, build_project, create_project, re
 from microddsp.micro.session import BoardSession, open_project
 
 BOARD = "mps2-an386"
-PARTS = ("emulated", "serial", "farm")
+ZEPHYR_BOARD = "mps2_an385"
+PARTS = ("emulated", "zephyr", "serial", "farm")
 SERIAL = """description = "this computer behind a serial line"
 target = "host"
 clock_hz = 1_000_000_000
@@ -72,10 +75,12 @@ def fastest_s(run: Callable[[], object], times: int) -> float:
     return min(found)
 
 
-def make_project(folder: Path, board: str | Board) -> Project:
-    target = (find_board(board) if isinstance(board, str) else board).target
+def make_project(
+    folder: Path, board: str | Board, target: str = "", platform: str | None = None
+) -> Project:
+    target = target or (find_board(board) if isinstance(board, str) else board).target
     model = microddsp.compile(dsp.Gain(2.0), torch.zeros(1, 64), target=target, name="gain")
-    create_project(folder, model, board)
+    create_project(folder, model, board, platform=platform)
     build_project(folder)
     return read_project(folder)
 
@@ -121,6 +126,25 @@ def emulated(project: Project) -> Iterator[Row]:
     yield Row("tensor from the device, semihosting", back / 1e6, "MB/s", 10.0)
 
 
+def zephyr(folder: Path) -> Iterator[Row]:
+    if not os.environ.get("ZEPHYR_BASE"):
+        print("ZEPHYR_BASE is not set: no Zephyr to measure with", file=sys.stderr)
+        return
+    project = make_project(folder / "zephyr", ZEPHYR_BOARD, "cortex-m3", "zephyr")
+    with open_project(project.directory) as board:
+        block = np.ones((1, 64), np.float32)
+        device = board.session.cpu(0)
+        x, y = (tvm.runtime.empty((1, 64), "float32", device=device) for _ in range(2))
+        process = board.session.get_function("process")
+        board.reset()
+        for what, call in (
+            ("a call of process, Zephyr's console UART", lambda: process(x, y)),
+            ("board.run of a block of 64, the same", lambda: board.run(block)),
+        ):
+            goal = 1000.0 if "process" in what else None
+            yield Row(what, fastest_s(call, 300) * 1e6, "us", goal, False)
+
+
 def serial(folder: Path, baud: int) -> Iterator[Row]:
     """In percent of what the line carries, a byte in ten bits."""
     file = folder / f"line{baud}.toml"
@@ -156,6 +180,8 @@ def measure(parts: Collection[str]) -> Iterator[Row]:
         project = make_project(folder / "fw", BOARD)
         if "emulated" in parts:
             yield from emulated(project)
+        if "zephyr" in parts:
+            yield from zephyr(folder)
         for baud in (115_200, 921_600) if "serial" in parts else ():
             yield from serial(folder, baud)
         if "farm" in parts:
