@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from microddsp.errors import BoardError, nearest
 from microddsp.micro.platforms.platform import Project
 from microddsp.micro.platforms.processes import run_tool
-from microddsp.micro.platforms.zephyr.installation import find_zephyr, need_west, toolchain
+from microddsp.micro.platforms.zephyr.installation import (
+    find_west,
+    find_zephyr,
+    need_west,
+    toolchain,
+)
 from microddsp.micro.tools import find_tool
 
 BUILD = "build"
@@ -36,6 +42,8 @@ def build(project: Project) -> Path:
         raise BoardError("Zephyr builds in no folder with a blank in its path", where=str(where))
     environment = {"ZEPHYR_BASE": str(base.absolute()), **toolchain()}
     configure = [cmake, "-GNinja", "-S", str(where), "-B", str(where / BUILD)]
+    if find_west() == [sys.executable, "-m", "west"]:
+        configure.append(f"-DWEST_PYTHON={sys.executable}")  # as west does itself
     try:
         run_tool(
             [*configure, f"-DBOARD={_name(project)}"],
