@@ -254,6 +254,18 @@ def test_packets_that_are_right_are_answered(server: Server) -> None:
     check_that_it_works(server)
 
 
+def test_a_room_for_outputs_that_is_not_aligned_is_refused(server: Server) -> None:
+    server.ask(INIT_REQUEST)
+    memory = server.pointer(allocate(64))
+    function = server.pointer(get_function(b"process_bytes"))
+    for offset, wanted in ((0, RETURN), (8, RETURN), (1, EXCEPTION), (4, EXCEPTION)):
+        room = argument(tensor(memory, 32, bits=8, code=1, offset=offset))
+        block = struct.pack("<i", BYTES) + text(bytes(32))
+        code, reply = server.ask(struct.pack("<iQi", CALL, function, 2) + block + room)
+        assert code == wanted
+        assert (b"room: tensor is not aligned" in reply) == (wanted == EXCEPTION)
+
+
 def test_mutated_packets_do_no_harm(server: Server) -> None:
     fuzz(server, 2000, seed=1)
 

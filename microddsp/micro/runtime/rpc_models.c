@@ -173,6 +173,9 @@ int rpc_process_bytes(void *self, const rpc_value_t *arguments, int32_t count, r
         rule.elements += room_of(&model->rules[i]);
     }
     uint8_t *room = check_tensor(&arguments[model->inputs], &rule, 1u);
+    if ((room != NULL) && ((uintptr_t)room % 8u != 0u)) {
+        return rpc_raise(rule.name, "tensor is not aligned");
+    }
     if ((room == NULL) || (prepare(model) != 0)) {
         return -1;
     }
