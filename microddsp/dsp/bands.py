@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.fft
 import torch
 from torch import Tensor
 
@@ -201,12 +200,14 @@ class DCT(_Bands):
     """
 
     def __init__(self, n_out: int, n_in: int) -> None:
+        from scipy.fft import dct
+
         super().__init__()
         self.n_in = whole("n_in", n_in, "DCT")
         self.n_out = whole("n_out", n_out, "DCT")
         if self.n_out > self.n_in:
             raise ParameterError(f"{n_in} bands have no {n_out} coefficients", where="DCT")
-        matrix = scipy.fft.dct(np.eye(self.n_in), axis=0, norm="ortho")[: self.n_out]
+        matrix = dct(np.eye(self.n_in), axis=0, norm="ortho")[: self.n_out]
         self._matrix = torch.from_numpy(np.ascontiguousarray(matrix))
 
     def design(self) -> dict[str, Tensor]:

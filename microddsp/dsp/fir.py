@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.signal
 import torch
 from torch import Tensor
 
@@ -60,9 +59,11 @@ class FIR(Block):
     def _windowed(
         cls, cutoff_hz: float | list[float], taps: int, sample_rate_hz: float, kind: str
     ) -> FIR:
+        from scipy.signal import firwin
+
         count = whole("taps", taps, "FIR")
         try:
-            values = scipy.signal.firwin(count, cutoff_hz, pass_zero=kind, fs=sample_rate_hz)
+            values = firwin(count, cutoff_hz, pass_zero=kind, fs=sample_rate_hz)
         except ValueError as error:
             raise ParameterError(str(error), where="FIR") from error
         return cls(values, sample_rate_hz=sample_rate_hz)

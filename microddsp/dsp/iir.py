@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.signal
 
 from microddsp.dsp.sos import SOS
 from microddsp.errors import ParameterError
@@ -51,12 +50,14 @@ class IIR(SOS):
 
 def _sections(b: np.ndarray, a: np.ndarray) -> np.ndarray:
     """Sections of b/a; zeros of b at the front are delays, which scipy's pairing would drop."""
+    from scipy.signal import tf2zpk, zpk2sos
+
     first = int(np.flatnonzero(b)[0])
-    zeros, poles, gain = scipy.signal.tf2zpk(b[first:] / a[0], a / a[0])
+    zeros, poles, gain = tf2zpk(b[first:] / a[0], a / a[0])
     # polynomials in z^-1: what one is longer than the other are roots at z = 0
     short = (len(b) - first) - len(a)
     zeros = np.concatenate([zeros, np.zeros(max(-short, 0))])
     poles = np.concatenate([poles, np.zeros(max(short, 0))])
-    sections = scipy.signal.zpk2sos(zeros, poles, gain)
+    sections = zpk2sos(zeros, poles, gain)
     delay = np.array([[0.0, 1.0, 0.0, 1.0, 0.0, 0.0]])
     return np.concatenate([sections, delay.repeat(first, axis=0)])

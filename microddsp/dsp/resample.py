@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import scipy.signal
 import torch
 from torch import Tensor
 
@@ -42,6 +41,8 @@ class Resample(Block):
         half_width: int = 10,
         sample_rate_hz: float | None = None,
     ) -> None:
+        from scipy.signal import firwin
+
         super().__init__()
         up, down = whole("up", up, "Resample"), whole("down", down, "Resample")
         half = whole("half_width", half_width, "Resample")
@@ -53,7 +54,7 @@ class Resample(Block):
         self.up, self.down = up // divisor, down // divisor
         ratio = max(self.up, self.down)
         count = 2 * half * ratio + 1
-        values = scipy.signal.firwin(count, 1 / ratio, window=("kaiser", 5.0)) * self.up
+        values = firwin(count, 1 / ratio, window=("kaiser", 5.0)) * self.up
         self.taps = torch.nn.Parameter(torch.as_tensor(values, dtype=torch.float32))
 
     @property

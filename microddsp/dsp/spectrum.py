@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.signal
 import torch
 from torch import Tensor
 
@@ -29,8 +28,10 @@ def window_of(window: Window, length: int, within: int, where: str) -> Tensor:
             f"the window of {length} is longer than the frame {within}", where=where
         )
     if isinstance(window, str) or (isinstance(window, tuple) and isinstance(window[0], str)):
+        from scipy.signal import get_window
+
         try:
-            values = torch.from_numpy(scipy.signal.get_window(window, length)).double()
+            values = torch.from_numpy(get_window(window, length)).double()
         except ValueError as error:
             raise ParameterError(str(error), where=where) from error
     else:

@@ -19,7 +19,6 @@ from microddsp.dsp.block import Block, fixed_designs
 from microddsp.dsp.foreign import settle_samples
 from microddsp.dsp.streaming import reset, streaming
 from microddsp.errors import CompileError, MicroddspError
-from microddsp.frontend.aten import decompositions
 from microddsp.frontend.aten.recurrent import RecurrentLayersAsScans
 from microddsp.frontend.checks import (
     check_module,
@@ -27,6 +26,7 @@ from microddsp.frontend.checks import (
     sample_rate,
     warn_of_imprecision,
 )
+from microddsp.frontend.decomposing import decompose
 from microddsp.frontend.diagnostics import failure, user_line
 from microddsp.frontend.importing import prepare, to_relax
 from microddsp.frontend.owned import Owned
@@ -251,7 +251,7 @@ def _export(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> torch.export
             with RecurrentLayersAsScans():
                 program = torch.export.export(module, inputs, strict=False)
             separate_copies(program)
-            return program.run_decompositions(decompositions())
+            return decompose(program)
     except MicroddspError:
         raise
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy.signal
 import torch
 from torch import Tensor
 
@@ -56,6 +55,8 @@ def sections_of(b: np.ndarray, a: np.ndarray) -> np.ndarray:
     Raises:
         SignalError: The polynomials are not finite or cannot be factored precisely.
     """
+    from scipy.signal import zpk2sos
+
     count = len(b) // 2
     if not (np.isfinite(b).all() and np.isfinite(a).all()):
         raise SignalError("coefficients of a filter are not finite")
@@ -63,7 +64,7 @@ def sections_of(b: np.ndarray, a: np.ndarray) -> np.ndarray:
         return np.zeros((count, 5))
     delay = int(np.flatnonzero(b)[0])
     zeros, poles = np.roots(b[delay:]), np.roots(a)
-    sections = scipy.signal.zpk2sos(zeros, poles, b[delay])
+    sections = zpk2sos(zeros, poles, b[delay])
     missing = count - len(sections)
     sections = np.vstack([sections, np.tile([1.0, 0, 0, 1, 0, 0], (max(missing, 0), 1))])
     # scipy fills up with zeros at the origin, which take back the delay: it is put in again

@@ -8,7 +8,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from scipy.signal import sosfilt
 
 from microddsp.relax_ops.expression import Expr, Step, constant, is_constant, trace
 from microddsp.relax_ops.reference import run
@@ -76,6 +75,8 @@ def precise_forms(kind: str, params: Sequence[Expr]) -> list[str]:
 
 @lru_cache(maxsize=64)
 def _precise(kind: str, values: tuple[float, ...]) -> tuple[str, ...]:
+    from scipy.signal import sosfilt  # half a second, which most compilations do not need
+
     usual, sections = USUAL_FORMS[kind], _sections(kind, values)
     x = np.random.default_rng(0).uniform(0.0, 1.0, _TRIED_SAMPLES)
     exact = sosfilt(_with_a0(sections), x)
