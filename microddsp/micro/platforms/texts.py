@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,7 +83,17 @@ def server_values(
 
 def render(folder: str, files: Mapping[str, str], values: Mapping[str, object]) -> dict[str, str]:
     """Files from the templates in `folder` or the shared ones: path -> template's name."""
-    environment = jinja2.Environment(
+    environment = _environment(folder)
+    return {
+        path: environment.get_template(f"{template}.j2").render(values)
+        for path, template in files.items()
+    }
+
+
+@cache
+def _environment(folder: str) -> jinja2.Environment:
+    """Kept for the templates in it, which jinja reads again where a file has changed."""
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader([_TEMPLATES / folder, _TEMPLATES]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -90,10 +101,6 @@ def render(folder: str, files: Mapping[str, str], values: Mapping[str, object]) 
         keep_trailing_newline=True,
         autoescape=False,
     )
-    return {
-        path: environment.get_template(f"{template}.j2").render(values)
-        for path, template in files.items()
-    }
 
 
 def _model(model: CompiledModel, pieces: Sequence[str], several: bool) -> dict[str, object]:
