@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 import microddsp
+from microddsp.dsp.block import fixed_designs
 from microddsp.training import Windows
 
 
@@ -19,8 +20,9 @@ def joined(parts: Iterable[Windows]) -> Windows:
 
 
 def running_counts(module: torch.nn.Module, signal: torch.Tensor, block: int) -> np.ndarray:
-    """PyTorch doing what the device does with a signal (channels, samples), block by block."""
-    with torch.no_grad(), microddsp.streaming(module):
+    """PyTorch doing what the device does with a signal (channels, samples), block by block; filters
+    are designed once, as there."""
+    with torch.no_grad(), microddsp.streaming(module), fixed_designs(module):
         return torch.cat([module(part) for part in signal.split(block, -1)], -1).numpy()
 
 

@@ -45,7 +45,7 @@ class Heard:
         if self.known is None:
             counted = count.sum((-2, -1))
         else:
-            counted = (events.sum(-2) * self.known).sum(-1)
+            counted = torch.where(self.known.unsqueeze(-2), events, 0).sum((-2, -1))
         return float((counted - self.counts).abs().mean())
 
 
