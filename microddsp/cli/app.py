@@ -6,6 +6,7 @@ Nothing heavy is imported before a command has checked its arguments.
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 import traceback
@@ -98,6 +99,9 @@ def _one_line(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; always raises SystemExit."""
+    # What torch and TVM make when they are imported stays: to look for garbage in it after every
+    # 700 objects takes a second.
+    gc.set_threshold(10_000)
     given = sys.argv[1:] if arguments is None else list(arguments)
     # Taken out here, so that it works behind the command's name too.
     debug = "--debug" in given
