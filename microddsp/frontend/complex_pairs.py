@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from microddsp.frontend.aten import decompositions
 from microddsp.frontend.complex_rules import power, rule_of
+from microddsp.frontend.decomposing import all_decompositions
 from microddsp.frontend.nodes import tensor_of
 
 aten = torch.ops.aten
@@ -84,7 +84,9 @@ def _inline(
     def call(*values: Tensor) -> Tensor:
         return function(*(values[i] for i in order))
 
-    traced = make_fx(call, decomposition_table=decompositions())(*(n.meta["val"] for n in distinct))
+    traced = make_fx(call, decomposition_table=all_decompositions())(
+        *(n.meta["val"] for n in distinct)
+    )
     known: dict[fx.Node, Any] = {}
     inputs = iter(distinct)
     for node in traced.graph.nodes:

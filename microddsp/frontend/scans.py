@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 from tvm import relax
 
+from microddsp.frontend.decomposing import retrace
 from microddsp.frontend.nodes import tensor_of
 from microddsp.frontend.time_axis import SCAN
 from microddsp.relax_ops.step_graph import zeros_for
@@ -78,9 +79,7 @@ def convert_scan(node: Node, importer: Any) -> list[relax.Expr]:
     body, states = _with_lines(node.meta[_BODY], count)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.export.export(
-            body, tuple(zeros_for(body)), strict=False
-        ).run_decompositions({})
+        program = retrace(torch.export.export(body, tuple(zeros_for(body)), strict=False))
     prepare(program)
     inputs = [_stream(tensor_of(s), i in last) for i, s in enumerate(scanned)]
     outputs = [

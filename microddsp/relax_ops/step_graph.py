@@ -6,6 +6,7 @@ import operator
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -86,7 +87,7 @@ def _pure(function: Callable[..., Any], examples: Sequence[Tensor]) -> fx.GraphM
 
     graph = make_fx(
         torch.func.functionalize(copied),
-        decomposition_table=dict(core_aten_decompositions().items()),
+        decomposition_table=_core_decompositions(),
         tracing_mode="fake",
         _allow_non_fake_inputs=True,
     )(*examples)
@@ -96,6 +97,13 @@ def _pure(function: Callable[..., Any], examples: Sequence[Tensor]) -> fx.GraphM
             graph.graph.erase_node(node)
     _read_through(graph.graph)
     return graph
+
+
+@cache
+def _core_decompositions() -> dict[Any, Callable[..., Any]]:
+    """Made once: torch looks through all operators for it. Composite ones that a user registers
+    later are taken apart before the tracer sees them."""
+    return dict(core_aten_decompositions().items())
 
 
 def _read_through(graph: fx.Graph) -> None:
