@@ -23,10 +23,10 @@ from microddsp.micro.platforms import (
     check_options,
     find_platform,
     flash_project,
-    run_project,
 )
 from microddsp.micro.platforms.project import MANIFEST
 from microddsp.micro.project_api.server import PROGRAM
+from microddsp.micro.self_test import run_project
 
 micro = typer.Typer(
     name="micro",

@@ -17,8 +17,8 @@ from microddsp.micro.platforms import (
     create_project,
     find_platform,
     read_project,
-    run_project,
 )
+from microddsp.micro.self_test import run_project
 
 Maker = Callable[..., CompiledModel]
 WHOLE = "'format': 2, 'image': 'a.elf', 'platform': 'host', 'board': 'host'"

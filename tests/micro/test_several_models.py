@@ -17,8 +17,8 @@ from microddsp.micro.platforms import (
     build_project,
     create_project,
     read_project,
-    run_project,
 )
+from microddsp.micro.self_test import run_project
 from microddsp.micro.session import BoardSession, open_board
 
 Maker = Callable[..., CompiledModel]

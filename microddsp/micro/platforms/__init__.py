@@ -16,7 +16,6 @@ from microddsp.micro.platforms.project import (
     read_project,
     with_options,
 )
-from microddsp.micro.platforms.self_test import ProjectReport, run_project
 from microddsp.micro.platforms.template import TEMPLATE, Template
 
 __all__ = [
@@ -26,7 +25,6 @@ __all__ = [
     "Option",
     "Platform",
     "Project",
-    "ProjectReport",
     "Template",
     "build_project",
     "check_options",
@@ -35,6 +33,5 @@ __all__ = [
     "flash_project",
     "platform_of",
     "read_project",
-    "run_project",
     "with_options",
 ]
