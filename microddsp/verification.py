@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from microddsp.dsp.input_rate import input_rate_hz
 from microddsp.errors import SignalError, VerificationError
 from microddsp.micro.boards import Board
 from microddsp.reference import CounterMargin, reference_outputs
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 # Below this, float32 arithmetic in another order is all there is to see.
 LEAST_TOLERANCE = 1e-5
+OTHER_PIPELINE = "is this the pipeline that the model was compiled from?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,7 @@ def compare(
     blocks = split_blocks(signature, inputs)
     if not signature.outputs:
         raise SignalError(f"{model.name} has no output to compare")
+    _check_rate(pipeline, model)
     expected, exact, counters = reference_outputs(pipeline, signature, blocks)
     with _device(model, board) as (name, run):
         got = [np.asarray(v) for v in flatten(signature.structure, run(*inputs))]
@@ -209,6 +212,16 @@ def _device(
         yield session.board.name, there.run
 
 
+def _check_rate(pipeline: torch.nn.Module, model: CompiledModel) -> None:
+    """Another pipeline may count the same by chance: its sample rate gives it away."""
+    made_for, rate = model.signature.sample_rate_hz, input_rate_hz(pipeline)
+    if made_for is not None and rate is not None and rate != made_for:
+        raise VerificationError(
+            f"the pipeline is made for {rate:g} samples a second, {model.name} for {made_for:g}",
+            hint=OTHER_PIPELINE,
+        )
+
+
 def _compare(
     spec: TensorSpec,
     got: np.ndarray,
@@ -219,7 +232,7 @@ def _compare(
     if got.shape != expected.shape:
         raise VerificationError(
             f"output {spec.name!r} has shape {got.shape}, PyTorch gives {expected.shape}",
-            hint="is this the pipeline that the model was compiled from?",
+            hint=OTHER_PIPELINE,
         )
     reference = expected.astype(np.float64)
     error = np.abs(got.astype(np.float64) - reference)

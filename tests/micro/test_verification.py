@@ -99,6 +99,13 @@ def test_a_pipeline_with_other_outputs_is_refused(model: CompiledModel, signal: 
         microddsp.verify(dsp.Gain(2.0), model, signal)
 
 
+def test_a_pipeline_of_another_sample_rate_is_refused(model: CompiledModel) -> None:
+    silence = np.zeros((1, 64), np.float32)  # any pipeline counts it the same
+    slower = torch.nn.Sequential(dsp.Lowpass(cutoff_hz=1.0, order=2, sample_rate_hz=RATE / 80))
+    with pytest.raises(VerificationError, match=f"made for {RATE / 80:g} .*, plops for {RATE:g}"):
+        microddsp.verify(slower, model, silence)
+
+
 def test_a_stricter_tolerance_can_be_asked_for(model: CompiledModel, signal: np.ndarray) -> None:
     with pytest.raises(VerificationError):
         microddsp.verify(Plops(), model, signal, tolerance=1e-12)
