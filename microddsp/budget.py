@@ -6,7 +6,7 @@ Light: the command line reads limits before anything heavy is imported.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,8 @@ from microddsp.errors import BudgetError, ParameterError, nearest
 if TYPE_CHECKING:
     from microddsp.micro.package.model import CompiledModel
 
-SIZES = ("flash", "ram", "stack", "state", "arena", "constants")
-KEYS = (*SIZES, "load")
+KEYS = ("flash", "ram", "stack", "state", "arena", "constants", "load")
+FLASH, RAM = {"flash", "constants"}, {"ram", "state", "arena"}
 _SIZE = re.compile(r"(\d+)([KkMm]?)(?:i?[Bb])?")
 _FACTOR = {"": 1, "k": 1024, "m": 1024 * 1024}
 _LOAD = re.compile(r"(\d+(?:\.\d+)?)%@(\d+(?:\.\d+)?)([kM]?)Hz")
@@ -83,8 +83,7 @@ def check_budget(model: CompiledModel, limits: Mapping[str, int | LoadLimit]) ->
     if not over:
         return
     hints = ["a shorter block or hop, a lower order or fewer channels take less"]
-    if any(key in SIZES for key in over):
-        rows += _table(model)
+    rows += _table(model, over)
     if "load" in over:
         hints.append("a lower sample rate (dsp.Decimate) takes fewer cycles")
     raise BudgetError(
@@ -113,14 +112,19 @@ def used_of(model: CompiledModel, key: str, limit: int | LoadLimit) -> tuple[flo
     return used / limit, f"{used:>8} of {limit}"
 
 
-def _table(model: CompiledModel) -> list[str]:
+def _table(model: CompiledModel, over: Collection[str]) -> list[str]:
+    """What takes the room that the passed limits are about: flash, RAM or both."""
     memory = model.memory
-    rows = [f"  section {name:26} {size:>8}" for name, size in _largest(memory.sections)]
-    rows += [f"  symbol  {name:26} {size:>8}" for name, size in _largest(memory.symbols)]
-    rows += [f"  state                              {memory.state_bytes:>8}"]
-    buffers = {f"{row[0]} (steps {row[3]} to {row[4]})": row[1] for row in memory.buffers}
-    rows += [f"  arena   {name:26} {size:>8}" for name, size in _largest(buffers)]
-    return [*rows, f"  arena in all                       {memory.arena_bytes:>8}"]
+    rows = []
+    if FLASH & set(over):
+        rows += [f"  section {name:26} {size:>8}" for name, size in _largest(memory.sections)]
+        rows += [f"  symbol  {name:26} {size:>8}" for name, size in _largest(memory.symbols)]
+    if RAM & set(over):
+        rows += [f"  state                              {memory.state_bytes:>8}"]
+        buffers = {f"{row[0]} (steps {row[3]} to {row[4]})": row[1] for row in memory.buffers}
+        rows += [f"  arena   {name:26} {size:>8}" for name, size in _largest(buffers)]
+        rows += [f"  arena in all                       {memory.arena_bytes:>8}"]
+    return rows
 
 
 def _largest(sizes: Mapping[str, int]) -> list[tuple[str, int]]:

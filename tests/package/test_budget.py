@@ -50,13 +50,22 @@ def test_limits_are_bytes_or_a_part_of_a_processor() -> None:
 
 def test_the_table_names_sections_tables_and_every_buffer(model: CompiledModel) -> None:
     with pytest.raises(BudgetError) as caught:
-        check_budget(model, read_limits({"flash": 100, "ram": "1M"}))
+        check_budget(model, read_limits({"flash": 100, "ram": 1}))
     text = str(caught.value)
     memory = model.memory
-    assert "over budget: flash\n" in text and f"{memory.flash_bytes:>8} of 100" in text
+    assert "over budget: flash, ram\n" in text and f"{memory.flash_bytes:>8} of 100" in text
     for name in (*memory.sections, *memory.symbols, *(row[0] for row in memory.buffers)):
         assert f" {name} " in text
     assert memory.symbols["smooth_c0"] == 33 * 4
+
+
+def test_the_table_is_about_the_limit_that_is_passed(model: CompiledModel) -> None:
+    with pytest.raises(BudgetError) as flash:
+        check_budget(model, read_limits({"flash": 100}))
+    assert "section" in str(flash.value) and "arena" not in str(flash.value)
+    with pytest.raises(BudgetError) as ram:
+        check_budget(model, read_limits({"ram": 1, "flash": "1M"}))
+    assert "arena" in str(ram.value) and "section" not in str(ram.value)
 
 
 @pytest.mark.qemu
