@@ -69,7 +69,9 @@ def _cut(spec: InputSpec, value: Array, tail: str) -> list[np.ndarray]:
     if left and tail == "error":
         raise SignalError(
             f"input {spec.name!r} has {samples} samples, no multiple of the block of {block}",
-            hint=f'give {count * block} or {(count + 1) * block} samples, or tail="drop"',
+            hint=f'give {count * block} or {(count + 1) * block} samples, or tail="drop"'
+            if count
+            else f"give at least {block}",
         )
     if not count:
         raise SignalError(

@@ -59,7 +59,9 @@ class EventCounter(Block):
         positive("sample_rate_hz", sample_rate_hz, where)
         high = torch.as_tensor(threshold, dtype=torch.float64)
         if high.dim() > 1 or not bool(torch.isfinite(high).all()):
-            raise ParameterError("threshold is one finite number or one per channel", where=where)
+            raise ParameterError(
+                f"threshold is one finite number or one per channel, got {threshold}", where=where
+            )
         if release_threshold is None:
             if not bool((high > 0).all()):
                 raise ParameterError(

@@ -166,7 +166,9 @@ class Frequency(torch.nn.Module):
         hz = torch.as_tensor(value, dtype=torch.float64)
         low = torch.as_tensor(above, dtype=torch.float64)
         if hz.dim() > 1 or not bool(torch.isfinite(hz).all()):
-            raise ParameterError(f"{name} is one frequency or one per channel", where=where)
+            raise ParameterError(
+                f"{name} is one finite frequency or one per channel, got {value}", where=where
+            )
         if not bool((hz > low).all()):
             raise ParameterError(f"{name} must be above {show(low)} Hz, got {value}", where=where)
         if not bool((hz < nyquist).all()):

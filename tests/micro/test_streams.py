@@ -91,6 +91,8 @@ def test_a_short_tail_is_dropped_only_when_asked() -> None:
     assert len(split_blocks(FLOATS, [np.zeros((2, 11))], "drop")) == 2
     with pytest.raises(SignalError, match="less than one block"):
         split_blocks(FLOATS, [np.zeros((2, 3))], "drop")
+    with pytest.raises(SignalError, match="block of 4\n.*give at least 4"):
+        split_blocks(FLOATS, [np.zeros((2, 3))])
     with pytest.raises(SignalError, match="unknown tail"):
         split_blocks(FLOATS, [np.zeros((2, 4))], "pad")
 
