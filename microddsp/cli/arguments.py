@@ -20,9 +20,10 @@ from microddsp.micro.targets import find_target
 _SHAPE = re.compile(r"([A-Za-z_]\w*):(\d+(?:,\d+)*)", re.ASCII)
 
 
-def refuse(error: MicroddspError) -> typer.BadParameter:
-    """A wrong argument, with the hint on a line of its own."""
-    return typer.BadParameter(f"{error.message}\n{error.hint}" if error.hint else error.message)
+def refuse(error: MicroddspError, option: str | None = None) -> typer.BadParameter:
+    """A wrong argument, with the hint on a line of its own; `option` where no callback tells it."""
+    text = f"{error.message}\n{error.hint}" if error.hint else error.message
+    return typer.BadParameter(text, param_hint=f"'{option}'" if option else None)
 
 
 def check_target(name: str) -> str:
@@ -89,9 +90,9 @@ def check_name(name: str | None) -> str | None:
     return name
 
 
-def check_choice(text: str, known: Sequence[str]) -> str:
+def check_choice(text: str, known: Sequence[str], option: str) -> str:
     if text not in known:
-        raise typer.BadParameter(f"unknown {text!r}\n{nearest(text, known)}")
+        raise refuse(ParameterError(f"unknown {text!r}", hint=nearest(text, known)), option)
     return text
 
 
@@ -100,11 +101,11 @@ def parse_budget(text: str | None) -> dict[str, int | str]:
     limits: dict[str, int | str] = {}
     for part in text.split(",") if text is not None else ():
         key, _, value = (word.strip() for word in part.partition("="))
-        check_choice(key, KEYS)
+        check_choice(key, KEYS, "--budget")
         try:
             read_limits({key: value})
         except ParameterError as error:
-            raise refuse(error) from error
+            raise refuse(error, "--budget") from error
         limits[key] = value
     return limits
 
@@ -136,12 +137,12 @@ def parse_options(texts: Sequence[str]) -> dict[str, str]:
     return options
 
 
-def parse_list(text: str | None, known: Sequence[str] = ()) -> tuple[str, ...]:
+def parse_list(text: str | None, known: Sequence[str] = (), option: str = "") -> tuple[str, ...]:
     """`a,b` -> the words, each one of `known` if there are any."""
     words = tuple(word.strip() for word in text.split(",")) if text else ()
     for word in words:
         if known:
-            check_choice(word, known)
+            check_choice(word, known, option)
     return words
 
 

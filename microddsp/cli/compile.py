@@ -133,12 +133,12 @@ def compile_command(
     reference = parse_reference(model)
     shapes = parse_shapes(input_shape or ())
     limits = parse_budget(budget)
-    check_choice(emit, ("c", "obj", "any"))
+    check_choice(emit, ("c", "obj", "any"), "--emit")
     memory = parse_memory(workspace_byte_alignment, constant_byte_alignment, section)
-    dumped = parse_list(dump_code, CODE_KINDS)
+    dumped = parse_list(dump_code, CODE_KINDS, "--dump-code")
     configured = parse_options(pass_config or ())
     numbers = parse_tunables(tunable or ())
-    check_choice(input_dtype, tuple(INPUT_DTYPES))
+    check_choice(input_dtype, tuple(INPUT_DTYPES), "--input-dtype")
     try:
         samples = Input(input_dtype, input_scale, input_offset, input_unit, interleaved)
     except ParameterError as error:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from microddsp.cli import render
-from microddsp.cli.arguments import check_choice
+from microddsp.cli.arguments import check_choice, refuse
 from microddsp.cli.model_reference import HELP, load_module, parse_reference
+from microddsp.errors import ParameterError
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +69,7 @@ def fit_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Learn the parameters of a pipeline from another one that knows them."""
-    check_choice(loss, LOSSES)
+    check_choice(loss, LOSSES, "--loss")
     if resume and checkpoint is None:
         raise typer.BadParameter("--resume needs --checkpoint")
     references = [parse_reference(text) for text in (truth, learn)]
@@ -78,6 +79,11 @@ def fit_command(
     from microddsp import training
     from microddsp.training import plots
 
+    for option, picture in (("--plot", plot), ("--plot-response", plot_response)):
+        try:
+            plots.check_picture(picture or "")
+        except ParameterError as error:
+            raise refuse(error, option) from error
     target, module = (load_module(reference)[0] for reference in references)
     generator = torch.Generator().manual_seed(seed)
     if signal == NOISE:

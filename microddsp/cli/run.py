@@ -77,7 +77,7 @@ def run_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Stream a recording through a compiled model."""
-    check_choice(tail, ("error", "drop"))
+    check_choice(tail, ("error", "drop"), "--tail")
     if output is not None and output.suffix != ".npz":
         raise typer.BadParameter("outputs are written as .npz, one array for each")
     if output is not None and not output.parent.is_dir():
@@ -100,7 +100,7 @@ def run_command(
         values = model.run(*signals)
         if reference:
             report = microddsp.verify(load_module(reference)[0], model, *signals)
-            result["verification"] = render.as_json(report)
+            result["verification"] = report
     else:
         with microddsp.open_board(
             board or HOST,
@@ -121,7 +121,7 @@ def run_command(
             if reference:
                 pipeline = load_module(reference)[0]
                 report = microddsp.verify(pipeline, model, *signals, board=session)
-                result["verification"] = render.as_json(report)
+                result["verification"] = report
     if profile and on_farm:  # one board after the other: there may be only one
         with microddsp.open_board(
             str(board), model, timeout_s=timeout_s, profile=True, wait_s=wait_s
@@ -133,7 +133,7 @@ def run_command(
         result["output"] = str(output)
     result["outputs"] = {name: _summary(array) for name, array in outputs.items()}
     if as_json:
-        render.show_json(result)
+        render.show_json({key: render.as_json(value) for key, value in result.items()})
     else:
         _show(result)
 
@@ -189,10 +189,11 @@ def _show(result: dict[str, Any]) -> None:
     render.show_table(f"{result['model']} on {result['board']}", columns, rows)
     if result["dropped_samples"]:
         typer.echo(f"\n{result['dropped_samples']} samples at the end fill no block: left out")
-    for part in ("time", "verification"):
-        if part in result:
-            typer.echo()
-            render.show_facts(part, result[part])
+    if "time" in result:
+        typer.echo()
+        render.show_facts("time", result["time"])
+    if "verification" in result:
+        typer.echo(f"\nverification: {result['verification']}")
     if "profile" in result:
         _show_profile(result["profile"])
     if "output" in result:

@@ -97,9 +97,9 @@ def tune_command(
     shapes = parse_shapes(input_shape or ())
     listing = tasks == "list"
     if output is None and not listing:
-        raise typer.BadParameter("Missing option '-o' / '--output': where the trials are kept")
-    check_choice(metric, METRICS)
-    check_choice(emit, ("c", "obj", "any"))
+        raise typer.BadParameter("-o says where the trials are kept: it is missing")
+    check_choice(metric, METRICS, "--metric")
+    check_choice(emit, ("c", "obj", "any"), "--emit")
     if key and not tracker:
         raise typer.BadParameter("--key is for a farm: --tracker says which")
     target = target_of(target, board)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from microddsp.errors import MicroddspError, ParameterError
+from microddsp.errors import MicroddspError, ParameterError, nearest
 from microddsp.responses import frequency_response
 from microddsp.training.recorders import Row
 
@@ -81,6 +81,20 @@ def _figure(count: int) -> Figure:
     for place in range(count):
         figure.add_subplot(lines, columns, place + 1)
     return figure
+
+
+def check_picture(path: str | Path) -> None:
+    """Whether a picture of this name can be drawn: asked before a training and not after it.
+
+    Raises:
+        ParameterError: Of a kind that matplotlib does not write.
+    """
+    known = _figure(1).canvas.get_supported_filetypes()
+    kind = Path(path).suffix[1:].lower()
+    if kind and kind not in known:
+        raise ParameterError(
+            f"no picture is written as .{kind}", where=str(path), hint=nearest(kind, known)
+        )
 
 
 def _save(figure: Figure, path: str | Path) -> None:

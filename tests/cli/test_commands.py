@@ -165,8 +165,8 @@ def test_a_question_is_answered_without_heavy_imports(arguments: tuple[str, ...]
         (("compile", "MODEL:plops", "--name", "int"), "cannot prefix C names"),
         (("compile", "MODEL:plops", "--name", "a-b"), "cannot prefix C names"),
         (("compile", "MODEL:plops", "--budget", "rom=1K"), "'rom'"),
-        (("compile", "MODEL:plops", "--budget", "ram=lots"), "is no size"),
-        (("compile", "MODEL:plops", "--emit", "rust"), "unknown 'rust'"),
+        (("compile", "MODEL:plops", "--budget", "ram=lots"), "'--budget': 'lots' is no size"),
+        (("compile", "MODEL:plops", "--emit", "rust"), "'--emit': unknown 'rust'"),
         (("compile", "MODEL:plops", "-o", "none/at/all.tar"), "no folder"),
         (("run", "none.tar", "-i", "MODEL"), "no file 'none.tar'"),
         (("run", "MODEL", "-i", "MODEL", "--board", "mps2-an368"), "did you mean"),
@@ -290,6 +290,14 @@ def test_a_recording_with_a_wrong_channel_count_is_a_user_error(
     done = microddsp("run", "plops.tar", "-i", "two.csv", "--board", "host", cwd=folder)
     assert done.returncode == 1
     assert "2 channels" in done.stderr
+
+
+def test_a_verification_is_told_as_a_table(archive: Path, folder: Path) -> None:
+    options = ("--board", "host", "--verify", "pipeline.py:plops")
+    done = microddsp("run", "plops.tar", "-i", "in.npz", *options, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "verification: plops on host, " in done.stdout
+    assert "ok" in done.stdout and "{" not in done.stdout
 
 
 @pytest.mark.qemu

@@ -87,6 +87,7 @@ def test_fit_shows_a_table_and_goes_on_from_a_checkpoint(folder: Path) -> None:
         (("--input", "nose"), 2, "write 'noise'"),
         (("--input", "noise", "--loss", "l3"), 2, "known: l1"),
         (("--input", "noise", "--csv", "no/log.csv"), 2, "no folder"),
+        (("--input", "noise", "--plot", "log.pgn"), 2, "written as .pgn"),
         (("--input", "noise", "--resume"), 2, "--checkpoint"),
         (("--input", "x.npz", "--channels", "2"), 1, "not 2 channels"),
         (("--input", "noise", "--learn", "models.py:fixed"), 1, "nothing to learn"),
