@@ -12,7 +12,7 @@ import typer
 from microddsp.cli.arguments import check_archive, parse_options, refuse
 from microddsp.cli.render import as_json as plain
 from microddsp.cli.render import show_facts, show_json, show_table
-from microddsp.errors import MicroddspError, OptionError, TemplateError
+from microddsp.errors import MicroddspError, OptionError, ParameterError, TemplateError
 from microddsp.micro.platforms import (
     PLATFORMS,
     TEMPLATE,
@@ -52,7 +52,7 @@ def _options_refused() -> Iterator[None]:
     """A wrong -o is a wrong argument, also where only the project knows that."""
     try:
         yield
-    except OptionError as error:
+    except (OptionError, ParameterError) as error:
         raise refuse(error) from error
 
 

@@ -360,3 +360,12 @@ def test_a_wrong_option_of_a_project_is_a_usage_error(archive: Path, folder: Pat
         done = microddsp("micro", command, "of-host", "-o", "colour=red", cwd=folder)
         assert done.returncode == 2
         assert "platform host has no option 'colour'" in words(done.stderr)
+    done = microddsp("micro", "run", "of-host", "--port", "/dev/x", cwd=folder)
+    assert done.returncode == 2
+    assert "host is not behind a serial port" in words(done.stderr)
+    done = microddsp(
+        *("micro", "create", "plops.tar", "of-zephyr", "--platform", "zephyr", "--board", "x"),
+        cwd=folder,
+    )
+    assert done.returncode == 2
+    assert "-o clock=HZ" in words(done.stderr)

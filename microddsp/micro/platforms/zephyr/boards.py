@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from microddsp.errors import BoardError
+from microddsp.errors import BoardError, OptionError
 from microddsp.micro.boards import HOST, ZEPHYR_NAME, Board, Qemu, Serial, find_board
 
 DRIVER = "uart_zephyr.c"
@@ -74,13 +74,14 @@ def choose_board(board: str | Board | None, target: str, clock_hz: int, baud: in
     `clock_hz`, 0 if that was not said.
 
     Raises:
-        BoardError: There is none, it is not Zephyr's, or something must be known of it.
+        OptionError: A board, or the rate of a real one's cycles, must be named.
+        BoardError: It is not Zephyr's, or something else must be known of it.
     """
     emulated = emulated_boards()
     if board is None:
         fitting = [known for known in emulated.values() if known.target == target]
         if not fitting:
-            raise BoardError(
+            raise OptionError(
                 f"no emulated Zephyr board is meant for target {target}",
                 hint="name one: -o board=...",
             )
@@ -105,9 +106,9 @@ def choose_board(board: str | Board | None, target: str, clock_hz: int, baud: in
 def _real(name: str, target: str, clock_hz: int, baud: int) -> Board:
     check_board_name(name)
     if target == HOST:
-        raise BoardError("the model was compiled for this computer", hint="--target cortex-m3")
+        raise OptionError("the model was compiled for this computer", hint="--target cortex-m3")
     if not clock_hz:
-        raise BoardError(
+        raise OptionError(
             f"{name} is a real board: the rate of the kernel's cycles is needed",
             hint="-o clock=HZ, its CONFIG_SYS_CLOCK_HW_CYCLES_PER_SEC",
         )
