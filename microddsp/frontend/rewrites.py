@@ -55,6 +55,7 @@ _PRODUCTS = (
     aten.baddbmm.default,
 )
 
+_SMALL_POWERS = range(3, 17)
 _EXTREMES = (aten.amax.default, aten.amin.default, aten.max.default, aten.min.default)
 _NEGATIONS = (aten.logical_not.default, aten.bitwise_not.default)
 _ANY = (aten.any.default, aten.any.dim, aten.any.dims)
@@ -80,6 +81,7 @@ def mend(program: torch.export.ExportedProgram) -> None:
             keep_inside(graph, node)
             gather_scattered(graph, node)
             _promotion(graph, node)
+            _small_power(graph, node)
             compared(graph, node)
             bounded(graph, node)
             _scaled_elu(graph, node)
@@ -98,6 +100,30 @@ def mend(program: torch.export.ExportedProgram) -> None:
         )
     graph.eliminate_dead_code()
     program.graph_module.recompile()
+
+
+def _small_power(graph: fx.Graph, node: fx.Node) -> None:
+    """x ** 3 as products: the C library's power is far longer, and TVM warns of it each time."""
+    result = tensor_of(node)
+    if node.target is not aten.pow.Tensor_Scalar or result is None:
+        return
+    base, exponent = node.args
+    if not isinstance(base, fx.Node) or not isinstance(exponent, int | float):
+        return
+    if exponent not in _SMALL_POWERS or not result.is_floating_point():
+        return
+
+    def times(a: fx.Node, b: fx.Node) -> fx.Node:
+        return new_node(graph, node, aten.mul.Tensor, (a, b))
+
+    left, square = int(exponent), base
+    product: fx.Node | None = None
+    while left > 1:
+        if left % 2:
+            product = square if product is None else times(product, square)
+        square = times(square, square)
+        left //= 2
+    node.replace_all_uses_with(square if product is None else times(square, product))
 
 
 def _remainder(graph: fx.Graph, node: fx.Node) -> None:

@@ -387,3 +387,15 @@ def with_nans() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 def test_a_nan_passes_as_in_torch(function: str) -> None:
     got, expected = with_nans()
     compare(got[c_name(function)], expected[c_name(function)])
+
+
+def test_small_powers_are_products_and_no_warning(capfd: pytest.CaptureFixture[str]) -> None:
+    class Powers(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.stack([x**n for n in (3, 4, 5, 8, 13)])
+
+    x = torch.linspace(-1.5, 1.5, 16)[None]
+    model = microddsp.compile(Powers(), x, target="host", name="powers")
+    torch.testing.assert_close(model.run(x), Powers()(x), rtol=1e-6, atol=0.0)
+    assert "pow" not in model.sources["powers.c"].replace("powers", "")
+    assert "Warning" not in capfd.readouterr().err
