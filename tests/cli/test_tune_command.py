@@ -63,6 +63,7 @@ def test_an_interrupted_session_keeps_its_trials_and_goes_on(
 
     def work() -> None:
         os.setsid()  # as from a terminal, compilers and the emulator are interrupted too
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
         main(line)
 
     child = multiprocessing.get_context("fork").Process(target=work)
@@ -124,7 +125,7 @@ def test_what_makes_no_sense_is_said_before_torch_is_imported(
     assert "elf" in _said(capsys, "tune", model, "-o", "db", "--emit", "elf", status=2)
     said = _said(capsys, "tune", "show", str(tmp_path / "no"), status=2)
     assert "there is no folder" in said
-    assert "--output" in _said(capsys, "tune", model, status=2)
+    assert "-o says where" in _said(capsys, "tune", model, status=2)
     for wrong, words in (
         (("--tracker", "nowhere"), "HOST:PORT"),
         (("--key", "lab"), "--tracker"),

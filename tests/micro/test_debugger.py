@@ -79,7 +79,11 @@ def test_a_breakpoint_in_the_model_is_met(project: Project, running: Running) ->
 
 
 def test_ctrl_c_ends_the_command_and_its_emulator(project: Project, running: Running) -> None:
-    command = "from microddsp.cli.app import main; main()"
+    command = (
+        # a shell's background job ignores it
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from microddsp.cli.app import main; main()"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", command, "micro", "debug", str(project.directory)],
         stdout=subprocess.PIPE,
