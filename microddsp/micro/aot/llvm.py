@@ -122,36 +122,34 @@ def _copies(statement: tirx.Evaluate) -> tirx.Stmt:
 
 
 def _chosen_places(body: tirx.Stmt) -> tirx.Stmt:
-    """Each number from one of two places by itself: LLVM knows a condition that it has met."""
+    """What is read from one of two places, read at once into registers: one jump for all of it."""
     pointers: dict[tvm.ir.Var, Any] = {}
-    chosen: dict[tirx.Buffer, Any] = {}
 
-    def take(bind: tirx.Bind) -> tirx.Stmt:
+    def forget(bind: tirx.Bind) -> tirx.Stmt:
         found = chosen_place(bind.value)
         if found is None:
             return bind
         pointers[bind.var] = found
         return tirx.Evaluate(0)
 
-    def forget(declared: tirx.DeclBuffer) -> tirx.Stmt:
+    def take(declared: tirx.DeclBuffer) -> tirx.Stmt:
         if declared.data not in pointers:
             return declared
-        chosen[declared.buffer] = pointers[declared.data]
-        return tirx.Evaluate(0)
+        buffer = declared.buffer
+        condition, *places = pointers[declared.data]
 
-    def read(load: tvm.ir.TensorLoad) -> tvm.ir.Expr:
-        if load.source not in chosen:
-            return load
-        condition, *places = chosen[load.source]
-        values = [
-            tirx.BufferLoad(
-                place.source, [*place.indices[:-1], place.indices[-1] + load.indices[0]]
+        def read(place: Any) -> tirx.Stmt:
+            values = (
+                tirx.BufferLoad(place.source, [place.indices[0] + i])
+                for i in range(int(buffer.shape[0]))
             )
-            for place in places
-        ]
-        return tirx.if_then_else(condition, *values)
+            return tirx.SeqStmt([tirx.BufferStore(buffer, v, [i]) for i, v in enumerate(values)])
 
-    for node, change in ((tirx.Bind, take), (tirx.DeclBuffer, forget), (tvm.ir.TensorLoad, read)):
+        return tirx.SeqStmt(
+            [tirx.AllocBuffer(buffer), tirx.IfThenElse(condition, *map(read, places))]
+        )
+
+    for node, change in ((tirx.Bind, forget), (tirx.DeclBuffer, take)):
         body = tvm_ffi.structural_map(body, (node, change), order="post")
     return body
 
