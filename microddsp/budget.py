@@ -38,9 +38,11 @@ def read_limits(given: Mapping[str, int | str] | None) -> dict[str, int | LoadLi
     """Bytes for flash, ram, state, arena, constants and stack; for load a text like "50%@64MHz".
 
     Raises:
-        ParameterError: Unknown, or not larger than zero.
+        ParameterError: No mapping, an unknown key, or a limit that is not larger than zero.
     """
     limits: dict[str, int | LoadLimit] = {}
+    if not isinstance(given, Mapping | None):
+        raise ParameterError(f'a budget names what it limits, as {{"flash": "16K"}}, got {given!r}')
     for key, value in (given or {}).items():
         if key not in KEYS:
             raise ParameterError(f"unknown budget {key!r}", hint=nearest(key, KEYS))

@@ -85,6 +85,8 @@ def run_command(
     check_port(board or HOST, port, serial_number)
     reference = parse_reference(verify) if verify is not None else None
     settings = parse_settings(setting or ())
+    if reference and settings:
+        raise typer.BadParameter("--verify compares with the pipeline as it was compiled: no --set")
 
     import microddsp
     from microddsp.signals import read_inputs, write_npz
@@ -99,7 +101,7 @@ def run_command(
             model.set(name, value)
         values = model.run(*signals)
         if reference:
-            report = microddsp.verify(load_module(reference)[0], model, *signals)
+            report = microddsp.verify(load_module(reference)[0], model, *signals, locate=True)
             result["verification"] = report
     else:
         with microddsp.open_board(
@@ -120,7 +122,7 @@ def run_command(
                 result["profile"] = [render.as_json(row) for row in session.profile(*signals)]
             if reference:
                 pipeline = load_module(reference)[0]
-                report = microddsp.verify(pipeline, model, *signals, board=session)
+                report = microddsp.verify(pipeline, model, *signals, board=session, locate=True)
                 result["verification"] = report
     if profile and on_farm:  # one board after the other: there may be only one
         with microddsp.open_board(

@@ -82,6 +82,9 @@ def test_models_with_setters_are_packed_run_and_made_into_one_firmware(call, fol
 def test_wrong_arguments_are_told_at_once(call) -> None:  # type: ignore[no-untyped-def]
     status, _, err = call("run", "one.npz", "-i", "one.npz", "--set", "gain")
     assert status == 2 and "no option" in err
+    changed = ("--verify", "m.py:follow", "--set", "gain=2")
+    status, _, err = call("run", "one.npz", "-i", "one.npz", *changed)
+    assert status == 2 and "--verify compares" in err
     status, _, err = call("run", "one.npz", "-i", "one.npz", "--set", "gain=loud")
     assert status == 2 and "no number" in err
     status, _, err = call("pack", "none.tar", "-o", "x.tar")

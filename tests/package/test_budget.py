@@ -46,6 +46,8 @@ def test_limits_are_bytes_or_a_part_of_a_processor() -> None:
     ):
         with pytest.raises(ParameterError):
             read_limits({key: value})
+    with pytest.raises(ParameterError, match="names what it limits"):
+        read_limits("2K")  # type: ignore[arg-type]
 
 
 def test_the_table_names_sections_tables_and_every_buffer(model: CompiledModel) -> None:
