@@ -83,10 +83,10 @@ def run_command(
     if output is not None and not output.parent.is_dir():
         raise typer.BadParameter(f"there is no folder {str(output.parent)!r}")
     check_port(board or HOST, port, serial_number)
+    if verify is not None and setting:
+        raise typer.BadParameter("--verify compares with the pipeline as it was compiled: no --set")
     reference = parse_reference(verify) if verify is not None else None
     settings = parse_settings(setting or ())
-    if reference and settings:
-        raise typer.BadParameter("--verify compares with the pipeline as it was compiled: no --set")
 
     import microddsp
     from microddsp.signals import read_inputs, write_npz

@@ -91,6 +91,15 @@ def test_a_buffer_takes_the_place_of_one_that_gives_way() -> None:
     assert (plan.nbytes, set(plan.offsets.values())) == (64, {0})
 
 
+def test_a_buffer_of_one_step_does_not_hand_on_the_place_that_it_took() -> None:
+    """Its giver and its taker would be alive together in the same place."""
+    known = [Buffer(name, 8, 0, 0) for name in "abc"]
+    for pairs in ([("a", "b"), ("b", "c")], [("b", "c"), ("c", "a")], [("a", "b"), ("b", "a")]):
+        plan = plan_arena(known, inplace=pairs)
+        assert len(plan.merged) == 1
+        assert plan.nbytes == 16
+
+
 def test_no_place_is_shared_where_that_saves_nothing() -> None:
     known = [Buffer("a", 64, 0, 1), Buffer("b", 64, 1, 2), Buffer("big", 512, 4, 4)]
     assert plan_arena(known, inplace=[("a", "b")]).merged == ()

@@ -60,6 +60,7 @@ def test_a_breakpoint_in_the_model_is_met(project: Project, running: Running) ->
     symbols = Symbols(project.image)
     start, there = (symbols.value(name) for name in ("reset_handler", "probe_process"))
     assert start and there
+    before = {p.pid for p in psutil.Process().children(recursive=True)}
     with DebugServer(project) as server:
         assert server.has_lines
         assert str(project.image) in server.gdb_command
@@ -71,8 +72,9 @@ def test_a_breakpoint_in_the_model_is_met(project: Project, running: Running) ->
         for _ in range(2):  # the next block comes by itself
             assert gdb.ask("c").startswith("T05")
             assert gdb.pc() == there & ~1
-        below = [p.pid for p in psutil.Process().children(recursive=True)]
-        assert len([pid for pid in below if running(pid)]) >= 2
+        now = {p.pid for p in psutil.Process().children(recursive=True)}
+        below = [pid for pid in now - before if running(pid)]
+        assert len(below) >= 2
         gdb.close()
     assert not any(map(running, below))
     assert symbols.find(there).line.startswith("probe.c:")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -55,7 +55,7 @@ def plan_arena(
     """
     known = sorted(buffers, key=lambda b: b.name)
     plain = _smallest(known, align)
-    chosen = _disjoint(inplace)
+    chosen = _disjoint(inplace, {b.name for b in known if b.first == b.last})
     if not chosen:
         return plain
     best = _merged(known, chosen, align)
@@ -93,13 +93,15 @@ def plan_with(planner: Planner, buffers: Sequence[Buffer], *, align: int = ALIGN
     return Plan(offsets, _up(total, align))
 
 
-def _disjoint(pairs: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """Every buffer gives its place to one other, and takes that of one other."""
+def _disjoint(pairs: Iterable[tuple[str, str]], brief: Set[str]) -> tuple[tuple[str, str], ...]:
+    """Every buffer gives its place to one other, and takes that of one other; not both in the one
+    step of a `brief` one, in which all three would be alive."""
     given: set[str] = set()
     taken: set[str] = set()
     chosen = []
     for old, new in sorted(pairs):
-        if old not in given and new not in taken:
+        both = (old in brief and old in taken) or (new in brief and new in given)
+        if old not in given and new not in taken and not both:
             given.add(old)
             taken.add(new)
             chosen.append((old, new))
