@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 
 from microddsp.errors import DeviceTimeoutError, LinkError
 from microddsp.micro.package.model import CompiledModel
+from microddsp.micro.rpc.bridge import LINK_IN, LINK_OUT, Device
 from microddsp.micro.rpc.link import Link
 from microddsp.micro.session import open_board
 
@@ -123,6 +125,24 @@ def test_an_emulator_that_does_not_start_says_why() -> None:
 def test_a_missing_emulator_is_named() -> None:
     with pytest.raises(LinkError, match="does not start.*no-such-emulator"):
         Link(["spawn", "no-such-emulator"], 5.0)
+
+
+def test_a_device_has_its_descriptors_whatever_else_has_these_numbers() -> None:
+    script = f"echo words; read line <&{LINK_IN}; echo $line >&{LINK_OUT}"
+    for count in range(60):
+        used = [os.open(os.devnull, os.O_RDONLY) for _ in range(count)]
+        before = len(os.listdir("/proc/self/fd"))
+        device = Device(["bash", "-c", script])
+        os.write(device.to_device, b"ping\n")
+        assert select.select([device.from_device], [], [], 10.0)[0]
+        assert os.read(device.from_device, 100) == b"ping\n"
+        device.process.wait()
+        assert [text for _, text in device.lines()] == ["words"]
+        for fd in (device.to_device, device.from_device, device.words):
+            os.close(fd)
+        assert len(os.listdir("/proc/self/fd")) == before
+        for fd in used:
+            os.close(fd)
 
 
 SCRIPT = """

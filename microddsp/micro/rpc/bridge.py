@@ -19,6 +19,7 @@ Standard library only: it starts within milliseconds.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import math
@@ -35,6 +36,7 @@ import termios
 import time
 import tty
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -44,6 +46,7 @@ LINE_CHARACTERS = 400
 LINES_KEPT = 1000
 LINK_IN = 50  # the emulator's descriptors, as in the firmware's board.h
 LINK_OUT = 51
+_FAR = 100  # above both
 SHUTDOWN = 1
 LOG_LINES = b"microddsp.log_lines"  # our own function, see asides.py
 EXCEPTION = 5
@@ -147,19 +150,19 @@ class Program:
 
     def __init__(self, command: list[str], descriptors: dict[int, int]) -> None:
         """`descriptors`: what it has as which number; they are its own then."""
-        self.words, their_words = os.pipe()
-        for theirs, ours in descriptors.items():
-            os.dup2(ours, theirs)
-            os.close(ours)
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=their_words,
-            stderr=their_words,
-            pass_fds=tuple(descriptors),
-            preexec_fn=_die_with_parent,
-        )
-        for fd in (their_words, *descriptors):
+        self.words, said_there = os.pipe()
+        their_words = _apart(said_there)
+        given = (said_there, their_words, *descriptors.values())
+        with _lent({theirs: _apart(ours) for theirs, ours in descriptors.items()}):
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=their_words,
+                stderr=their_words,
+                pass_fds=tuple(descriptors),
+                preexec_fn=_die_with_parent,
+            )
+        for fd in given:
             os.close(fd)
         os.set_blocking(self.words, False)
         emulated = os.path.basename(command[0]).startswith("qemu")
@@ -555,13 +558,41 @@ def _die_with_parent() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
+def _apart(fd: int) -> int:
+    """A copy far from the numbers that devices have."""
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FAR)
+
+
+@contextlib.contextmanager
+def _lent(descriptors: dict[int, int]) -> Iterator[None]:
+    """Each of ours as the number that it has there, for the time of a start; what has that number
+    here comes back."""
+    before = {}
+    for theirs in descriptors:
+        with contextlib.suppress(OSError):  # nothing has it
+            before[theirs] = (_apart(theirs), os.get_inheritable(theirs))
+    for theirs, ours in descriptors.items():
+        os.dup2(ours, theirs)
+        os.close(ours)
+    try:
+        yield
+    finally:
+        for theirs in descriptors:
+            if theirs in before:
+                kept, inherited = before[theirs]
+                os.dup2(kept, theirs, inherited)
+                os.close(kept)
+            else:
+                os.close(theirs)
+
+
 def _own_descriptors(ours: list[int]) -> list[int]:
     """Ours alone, and far from those of the emulator.
 
     The client's descriptors have no CLOEXEC: we were given those of other sessions too, and their
     peers would not see an end while we hold them.
     """
-    kept = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100) for fd in ours]
+    kept = [_apart(fd) for fd in ours]
     for fd in map(int, os.listdir("/proc/self/fd")):
         if fd > 2 and fd not in kept:
             try:
