@@ -65,13 +65,19 @@ def _call(
 def copied(call: Any) -> tuple[Any, Any, int] | None:
     """The first elements (loads) of both places, target first, and the numbers that a call of a
     copying function copies; None for any other expression."""
-    from tvm.ir import Call, Op, StringImm
-
-    if not isinstance(call, Call) or not isinstance(call.op, Op):
-        return None
-    if call.op.name != "tirx.call_extern" or not isinstance(call.args[0], StringImm):
-        return None
-    name = str(call.args[0].value)
+    name = extern_of(call)
     if not name.startswith(COPY):
         return None
     return call.args[1].args[0], call.args[2].args[0], int(name.removeprefix(COPY))
+
+
+def extern_of(expr: Any) -> str:
+    """The name of the function of the generated source that an expression calls for its effect or
+    a pointer; "" for any other expression."""
+    from tvm.ir import Call, Op, StringImm
+
+    if not isinstance(expr, Call) or not isinstance(expr.op, Op):
+        return ""
+    if expr.op.name != "tirx.call_extern" or not isinstance(expr.args[0], StringImm):
+        return ""
+    return str(expr.args[0].value)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from microddsp.relax_ops.copy import extern_of
+
 if TYPE_CHECKING:
     from tvm import tirx
 
@@ -28,13 +30,7 @@ def either(condition: Any, first: Place, second: Place, count: int) -> tirx.Buff
 
 def chosen_place(expr: Any) -> tuple[Any, Any, Any] | None:
     """The condition and the first elements (loads) of both places, if an expression chooses one."""
-    from tvm.ir import Call, Op, StringImm
-
-    if not isinstance(expr, Call) or not isinstance(expr.op, Op):
-        return None
-    if expr.op.name != "tirx.call_extern" or not isinstance(expr.args[0], StringImm):
-        return None
-    if str(expr.args[0].value) != EITHER:
+    if extern_of(expr) != EITHER:
         return None
     _, condition, first, second = expr.args
     return condition, first.args[0], second.args[0]
