@@ -38,6 +38,7 @@ from microddsp.micro.farm import (
     request_and_run,
     tracker_status,
 )
+from microddsp.micro.farm.tracker import acquire
 from microddsp.micro.package.model import CompiledModel
 from microddsp.micro.platforms import build_project, create_project
 from microddsp.micro.rpc.link import Link
@@ -84,13 +85,14 @@ class Farm:
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
     told: dict[int, list[str]] = field(default_factory=dict)
 
-    def start(self, *arguments: str, until: int) -> subprocess.Popen[str]:
-        """`microddsp farm ...`; returns when so many lines tell that it listens."""
+    def start(self, *arguments: str, until: int, first: str = "") -> subprocess.Popen[str]:
+        """`microddsp farm ...`; returns when so many lines tell that it listens.
+        `first` are statements that its process executes before."""
         process = subprocess.Popen(
             [
                 sys.executable,
                 "-c",
-                "from microddsp.cli.app import main; main()",
+                f"{first}\nfrom microddsp.cli.app import main; main()",
                 "farm",
                 *arguments,
             ],
@@ -102,13 +104,17 @@ class Farm:
         self.processes.append(process)
         assert process.stderr
         lines = self.told[process.pid] = []
-        while sum(" on 127.0.0.1:" in line for line in lines) < until:
+        while self.listening(process) < until:
             line = process.stderr.readline()
             assert line, "".join(lines)
             lines.append(line)
         rest = process.stderr
         threading.Thread(target=lambda: lines.extend(rest), daemon=True).start()
         return process
+
+    def listening(self, process: subprocess.Popen[str]) -> int:
+        """How often it told that something listens."""
+        return sum(" on 127.0.0.1:" in line for line in self.told[process.pid])
 
     def stop(self) -> None:
         for process in reversed(self.processes):
@@ -163,12 +169,12 @@ def ask(farm: Farm, image: bytes, **more: float) -> Link:
     return request(farm.tracker, BOARD, image, find_board(BOARD), **more)
 
 
-def soon(condition: Callable[[], bool], within_s: float = 20.0) -> bool:
+def soon(condition: Callable[[], bool], within_s: float = 20.0, every_s: float = 0.02) -> bool:
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         if condition():
             return True
-        time.sleep(0.02)
+        time.sleep(every_s)
     return False
 
 
@@ -478,6 +484,46 @@ def test_a_session_of_tuning_tells_of_a_lost_server_and_goes_on(
         (kernel,) = tuning.result(200).kernels
     assert any(text.endswith("its candidates are measured elsewhere") for text in told)
     assert (kernel.trials, kernel.failed) == (6, 0)
+
+
+QUICK = """from microddsp.micro.farm import server
+server._TOO_SHORT_S, server._GREETING_S = 0.0, 3"""
+
+
+@pytest.fixture(scope="module")
+def quick(farm: Farm) -> subprocess.Popen[str]:
+    """Two boards of a server that is patient for three seconds instead of ten."""
+    words = ("serve", "--tracker", farm.tracker, "--board", BOARD, "--count", "2", "--key", "quick")
+    return farm.start(*words, until=2, first=QUICK)
+
+
+def test_every_server_that_ends_is_started_anew(farm: Farm, quick: subprocess.Popen[str]) -> None:
+    told = farm.listening(quick)
+    for number in range(100):
+        servers = psutil.Process(quick.pid).children()
+        assert len(servers) == 2
+        servers[number % 2].kill()
+        # At once: it is the next one's end that can be missed, while this one comes up.
+        anew = told + number + 1
+        assert soon(lambda anew=anew: farm.listening(quick) == anew, every_s=0.001)
+
+
+def test_who_connects_and_says_nothing_does_not_keep_a_board(
+    farm: Farm, quick: subprocess.Popen[str], image: bytes
+) -> None:
+    tracker = parse_tracker(farm.tracker)
+    servers = psutil.Process(quick.pid).children()
+    ports = [c.laddr.port for s in servers for c in s.net_connections("tcp") if not c.raddr]
+    silent = [socket.create_connection(("127.0.0.1", port)) for port in ports]
+    silent += [acquire(tracker, "quick", 20.0) for _ in ports]  # greet, and start no session
+    links = [request(tracker, "quick", image, find_board(BOARD), wait_s=20.0) for _ in ports]
+    try:
+        time.sleep(3.5)  # a session is not ended for its silence
+        for link in links:
+            assert int(link.call(lambda link=link: link.device.available_global_memory)) > 0
+    finally:
+        for end in (*links, *silent):
+            end.close()
 
 
 def test_nothing_is_left_of_a_farm_that_is_killed_in_use(

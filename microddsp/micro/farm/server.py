@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import struct
 import sys
 import tempfile
 import threading
@@ -42,6 +43,7 @@ PORTS = (9091, 9991)
 _MOST_BYTES = 256 << 20
 _START_S = 60.0
 _ANSWER_S = 30.0
+_GREETING_S = 10
 _TOO_SHORT_S = 2.0  # a server that ends so early would end again
 _KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
 _log = logging.getLogger("microddsp.farm")
@@ -66,6 +68,16 @@ class Listening:
     announced: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """A server that was started, where it listens and when that was."""
+
+    place: Place
+    process: ForkProcess
+    port: int
+    since: float
+
+
 def serve(
     places: Sequence[Place],
     tracker: Tracker,
@@ -84,26 +96,38 @@ def serve(
     tracker_status(tracker)
     for place in places:
         _check_there(place)
-    running: list[tuple[Place, ForkProcess, float]] = []
-    waiting = list(places)
+    served: list[_Served] = []
+
+    def start(place: Place) -> None:
+        served.append(_start(place, tracker, listening))
+        started(place, served[-1].port)
+
+    lost: list[Place] = []
     try:
+        for place in places:
+            start(place)
         while True:
-            for place in waiting:
-                process, port = _start(place, tracker, listening)
-                running.append((place, process, time.monotonic()))
-                started(place, port)
-            wait([process.sentinel for _, process, _ in running])
-            ended = [entry for entry in running if entry[1].exitcode is not None]
-            running = [entry for entry in running if entry[1].exitcode is None]
-            waiting = [place for place, _, _ in ended]
-            for place, process, since in ended:
-                _log.warning("a server of %s ended (%s)", place.key, process.exitcode)
-                if time.monotonic() - since < _TOO_SHORT_S:
+            sentinels = [each.process.sentinel for each in served]
+            ready = wait(sentinels, timeout=_TOO_SHORT_S if lost else None)
+            for each in [each for each in served if each.process.sentinel in ready]:
+                # What a process that ends says of itself changes from one question to the next:
+                # its sentinel is ready before it has an exit code.
+                each.process.join()
+                served.remove(each)
+                lost.append(each.place)
+                _log.warning("a server of %s ended (%s)", each.place.key, each.process.exitcode)
+                if time.monotonic() - each.since < _TOO_SHORT_S:
                     time.sleep(_TOO_SHORT_S)
+            for place in list(lost):
+                try:
+                    start(place)
+                    lost.remove(place)
+                except BoardError as error:  # such as a port that another farm took meanwhile
+                    _log.warning("%s", error.message)
     finally:
-        for _, process, _ in running:
-            process.kill()
-            process.join()
+        for each in served:
+            each.process.kill()
+            each.process.join()
 
 
 def _check_there(place: Place) -> None:
@@ -113,7 +137,7 @@ def _check_there(place: Place) -> None:
         start_command(place.board, Path(sys.executable))  # names a tool that is missing
 
 
-def _start(place: Place, tracker: Tracker, listening: Listening) -> tuple[ForkProcess, int]:
+def _start(place: Place, tracker: Tracker, listening: Listening) -> _Served:
     ours, theirs = multiprocessing.Pipe(duplex=False)
     fork = multiprocessing.get_context("fork")
     process = fork.Process(
@@ -127,7 +151,7 @@ def _start(place: Place, tracker: Tracker, listening: Listening) -> tuple[ForkPr
         except EOFError:
             answer = "it ended"
     if isinstance(answer, int):
-        return process, answer
+        return _Served(place, process, answer, time.monotonic())
     process.kill()
     process.join()
     raise BoardError(f"the server of {place.key} cannot listen: {answer}")
@@ -163,6 +187,7 @@ def _run_server(
     except (OSError, ValueError) as error:
         told.send(str(error))
         return
+    _limit_silence(state.sock, _GREETING_S)
     told.send(state.port)
     told.close()
     state.thread.join()
@@ -240,9 +265,18 @@ def _keep_alive() -> None:
         try:
             with socket.socket(fileno=os.dup(int(number))) as connection:
                 if connection.family in (socket.AF_INET, socket.AF_INET6):
+                    _limit_silence(connection, 0)
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     for option, value in _KEEP_ALIVE:
                         connection.setsockopt(socket.IPPROTO_TCP, option, value)
         except OSError:
             continue  # no socket, or one that listens
+
+
+def _limit_silence(connection: socket.socket, seconds: int) -> None:
+    """Reading ends with an error after so long; not at all for 0. TVM waits without a limit, and
+    what a server accepts has the listening socket's: who connects and says nothing, or starts no
+    session, has the board for so long only.
+    """
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", seconds, 0))
