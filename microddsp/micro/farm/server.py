@@ -8,6 +8,7 @@ nothing is left whoever is killed; a server that ended is started anew.
 from __future__ import annotations
 
 import ctypes
+import errno
 import logging
 import multiprocessing
 import os
@@ -162,7 +163,6 @@ def _run_server(
 ) -> None:
     """TVM's server: what `tvm.rpc.Server` runs in the interpreter that it starts."""
     import tvm_ffi
-    from tvm.rpc.server import PopenRPCServerState
 
     _end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
@@ -176,14 +176,7 @@ def _run_server(
     description = place.board.model_dump_json(exclude={"folder"}, exclude_none=True)
     tvm_ffi.register_global_func(BOARD_FUNCTION, lambda: description, override=True)
     try:
-        state = PopenRPCServerState(
-            listening.host,
-            *listening.ports,
-            tracker_addr=(tracker.host, tracker.port),
-            key=place.key,
-            custom_addr=listening.announced,
-            silent=True,
-        )
+        state = _listen(place, tracker, listening)
     except (OSError, ValueError) as error:
         told.send(str(error))
         return
@@ -191,6 +184,26 @@ def _run_server(
     told.send(state.port)
     told.close()
     state.thread.join()
+
+
+def _listen(place: Place, tracker: Tracker, listening: Listening) -> Any:
+    from tvm.rpc.server import PopenRPCServerState
+
+    while True:
+        try:
+            return PopenRPCServerState(
+                listening.host,
+                *listening.ports,
+                tracker_addr=(tracker.host, tracker.port),
+                key=place.key,
+                custom_addr=listening.announced,
+                silent=True,
+            )
+        except OSError as error:
+            # Two that look for a port at once can have the same until one listens; taken ports
+            # are passed over.
+            if error.errno != errno.EADDRINUSE:
+                raise
 
 
 def _one_line(failed: threading.ExceptHookArgs) -> None:
