@@ -16,7 +16,7 @@ from microddsp.micro.aot.code import check_emit, codes_of
 from microddsp.micro.aot.memory_options import MemoryOptions
 from microddsp.micro.aot.program import Program, build_program
 from microddsp.micro.aot.setters import DesignProgram, Setter, build_setters
-from microddsp.micro.aot.source import StateMember
+from microddsp.micro.aot.states import StateMember
 from microddsp.micro.package.names import is_model_name
 from microddsp.micro.targets import Target, find_target
 from microddsp.relax_ops.choices import Session, choosing

@@ -14,7 +14,8 @@ from microddsp.micro.aot.code import object_of
 from microddsp.micro.aot.kernel import Kernel, Parameter
 from microddsp.micro.aot.lives import steps
 from microddsp.micro.aot.program import Program
-from microddsp.micro.aot.source import StateMember, render
+from microddsp.micro.aot.source import render
+from microddsp.micro.aot.states import StateMember
 from microddsp.micro.package.model import CompiledModel
 from microddsp.outline import INPUT, KernelCall, Outline, StateField
 from microddsp.signature import INPUT_DTYPES, Input, InputSpec, Signature, TensorSpec, Tunable

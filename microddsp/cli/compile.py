@@ -19,6 +19,7 @@ from microddsp.cli.arguments import (
     parse_options,
     parse_shapes,
     parse_tunables,
+    refuse,
 )
 from microddsp.cli.model_reference import HELP, load_module, parse_reference
 from microddsp.cli.render import describe, show_facts, show_json
@@ -149,8 +150,20 @@ def compile_command(
         raise typer.BadParameter(f"there is no folder {str(archive.parent)!r}")
 
     import microddsp
-    from microddsp.schedules.pass_options import PassOptions
+    from microddsp.schedules.pass_options import PassOptions, configuration
 
+    passes = PassOptions(
+        print_before=parse_list(print_ir_before),
+        print_after=parse_list(print_ir_after),
+        disabled=parse_list(disabled_pass),
+        config=configured,
+        times=print_pass_times,
+        show=lambda text: typer.echo(text, err=True),  # stdout is for the report
+    )
+    try:
+        configuration(passes)
+    except ParameterError as error:
+        raise refuse(error) from error
     module, carried = load_module(reference)
     compiled = microddsp.compile(
         module,
@@ -169,14 +182,7 @@ def compile_command(
         memory=memory,
         tunable=numbers,
         push=push,
-        passes=PassOptions(
-            print_before=parse_list(print_ir_before),
-            print_after=parse_list(print_ir_after),
-            disabled=parse_list(disabled_pass),
-            config=configured,
-            times=print_pass_times,
-            show=lambda text: typer.echo(text, err=True),  # stdout is for the report
-        ),
+        passes=passes,
     )
     if dumped:
         compiled.dump(dump_folder or Path(f"{chosen}.code"), dumped)

@@ -35,7 +35,6 @@ from microddsp.frontend.state_lifting import State, lift_states, separate_copies
 from microddsp.frontend.structure import Tapped, check_names, structure_of
 from microddsp.frontend.time_axis import stream_axes
 from microddsp.frontend.tunables import (
-    DesignOf,
     Number,
     Tunables,
     Tuned,
@@ -151,7 +150,7 @@ def capture(
 
 def _design(tuned: Tuned) -> Design:
     """A block's design as a graph of its own."""
-    program = _export(DesignOf(tuned), tuple(number.value.float() for number in tuned.numbers))
+    program = _export(tuned.design(), tuple(number.value.float() for number in tuned.numbers))
     lift_states(program)
     prepare(program, doubles=True)
     return Design(to_relax(program), tuple(tuned.numbers), tuple(tuned.buffers()))

@@ -8,7 +8,6 @@ changes.
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,13 +17,11 @@ import torch
 from torch import Tensor
 
 from microddsp.dsp.block import DESIGN_PREFIX, Block
-from microddsp.dsp.filter import Filter, Frequency, Positive
-from microddsp.dsp.parameters import Between
 from microddsp.dsp.streaming import reset
 from microddsp.errors import CompileError, MicroddspError, nearest
+from microddsp.frontend.design_of import PARAMETRISED, DesignOf, Trial
 from microddsp.micro.package.names import is_c_name
 
-_PARAMETRISED = (Frequency, Positive, Between)
 # A relative change that no rounding hides and that leaves a number in its range, mostly.
 _PROBE = 1e-3
 # Small and large ones: a step shows at some of them. Out of range is no harm: nothing is kept.
@@ -57,6 +54,10 @@ class Tuned:
 
     def buffers(self) -> list[str]:
         return [_joined(self.path, DESIGN_PREFIX + key) for key in self.keys]
+
+    def design(self) -> DesignOf:
+        """The design as a function of the numbers, in their order."""
+        return DesignOf(self.block, [n.source for n in self.numbers], list(self.keys))
 
     def parameters(self) -> list[str]:
         """Paths of the parameters behind the numbers, in their order."""
@@ -144,7 +145,7 @@ def _owner(module: torch.nn.Module, where: str, path: str) -> torch.nn.Module:
 
 def _candidates(block: Block) -> list[str]:
     """What may be behind a number: parametrised numbers, and the block's own parameters."""
-    inner = [name for name, child in block._modules.items() if isinstance(child, _PARAMETRISED)]
+    inner = [name for name, child in block._modules.items() if isinstance(child, PARAMETRISED)]
     return inner + [name for name, value in block._parameters.items() if value is not None]
 
 
@@ -156,7 +157,7 @@ def _source(block: Block, what: str) -> str | None:
     probe = value.detach().double() * (1 + _PROBE)
     probe = torch.where(probe == 0, torch.full_like(probe, _PROBE), probe)
     for source in _candidates(block):
-        trial = _Trial(block)
+        trial = Trial(block)
         trial.give(source, probe)
         found = _number(trial.block, what)
         if found is None or found.shape != probe.shape or not torch.equal(found.double(), probe):
@@ -169,7 +170,7 @@ def _source(block: Block, what: str) -> str | None:
 def _depending(block: Block, source: str, value: Tensor) -> set[str]:
     """Items of the design that follow from a number: by how they are computed, or because they
     change with it. A step (a number of samples) does not change with every small move."""
-    trial = _Trial(block)
+    trial = Trial(block)
     found: set[str] = set()
     for factor in _PROBES:
         probe = value.detach().double() * factor + _PROBE * (factor - 1)
@@ -211,68 +212,6 @@ def _joined(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-class _Given(torch.nn.Module):
-    """Stands for a parametrised number: a value from outside, and the range it was meant for."""
-
-    def __init__(self, original: torch.nn.Module) -> None:
-        super().__init__()
-        self.kept = [original]  # not a submodule: its parameter is not asked any more
-        self.cell: list[Tensor] = []
-        self.valid: list[Tensor] = []
-
-    def forward(self, above: Tensor | float = 0.0) -> Tensor:
-        original = self.kept[0]
-        if not self.cell:
-            self.cell.append(
-                original(above).detach() if isinstance(original, Frequency) else original().detach()
-            )
-        (value,) = self.cell
-        if isinstance(original, Frequency):
-            low: Tensor | float = above
-            high: float | None = original.nyquist
-        elif isinstance(original, Between):
-            low, high = original.low, original.high
-        else:
-            low, high = 0.0, None
-        self.valid.append((value > low).all())
-        if high is not None:
-            self.valid.append((value < high).all())
-        return value
-
-
-class _Trial:
-    """A copy of a block whose numbers are given in physical units, and stay where they are when
-    another one changes."""
-
-    def __init__(self, block: Block) -> None:
-        self.block = copy.deepcopy(block)
-        self.given: dict[str, _Given] = {}
-        for name, child in list(self.block._modules.items()):
-            if isinstance(child, _PARAMETRISED):
-                self.given[name] = _Given(child)
-                self.block._modules[name] = self.given[name]
-        with torch.no_grad():
-            self.before = self.block.design()  # each number is now what it was
-
-    def give(self, source: str, value: Tensor) -> None:
-        if source in self.given:
-            self.given[source].cell[:] = [value]
-            return
-        self.block._parameters.pop(source, None)
-        self.block.__dict__[source] = value
-
-    def design(self) -> tuple[dict[str, Tensor], Tensor]:
-        """The design, and whether all numbers are in their ranges."""
-        for given in self.given.values():
-            given.valid.clear()
-        found = self.block.design()
-        valid = torch.ones((), dtype=torch.bool)
-        for given in self.given.values():
-            for condition in given.valid:
-                valid = torch.logical_and(valid, condition)
-        return found, valid
-
-
 def _moved(tuned: Tuned) -> list[str]:
     keys: set[str] = set()
     now = tuned.block.design()
@@ -285,46 +224,6 @@ def _moved(tuned: Tuned) -> list[str]:
                 hint="it is fixed when compiling",
             )
     return [key for key in now if key in keys]
-
-
-class DesignOf(torch.nn.Module):
-    """A block's design as a function of its tunable numbers: float32 values in, the items that
-    change as float32 out, then 1 if all is valid and 0 if not."""
-
-    def __init__(self, tuned: Tuned) -> None:
-        super().__init__()
-        trial = _Trial(tuned.block)
-        keys, sources = list(tuned.keys), [number.source for number in tuned.numbers]
-        kind = tuned.block.kind if isinstance(tuned.block, Filter) else None
-
-        def evaluate(values: Sequence[Tensor]) -> tuple[Tensor, ...]:
-            for source, value in zip(sources, values, strict=True):
-                trial.give(source, value.double())
-            found, valid = trial.design()
-            items = [found[key].float() for key in keys]
-            if kind is not None and "coefficients" in keys:
-                rounded = items[keys.index("coefficients")].double()
-                valid = torch.logical_and(valid, _decays(kind, rounded))
-            return (*items, valid.to(torch.int32))
-
-        # behind a function: a trace must not see the copy as a part of this module
-        self.evaluate = evaluate
-
-    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
-        return self.evaluate(values)
-
-
-def _decays(kind: str, c: Tensor) -> Tensor:
-    """Whether a filter is stable, without complex numbers: the triangle of a1 and a2."""
-    if kind == "first_order":
-        return (c[..., 2].abs() < 1).all()
-    if kind == "svf":
-        d1, d2, d3 = c[..., 0], c[..., 1], c[..., 2]
-        a1 = -((2 * d1 - 1) + (1 - 2 * d3))
-        a2 = (2 * d1 - 1) * (1 - 2 * d3) + 4 * d2 * d2
-    else:
-        a1, a2 = c[..., 3], c[..., 4]
-    return torch.logical_and((a2 < 1).all(), (a1.abs() < 1 + a2).all())
 
 
 def check_starts(module: torch.nn.Module, tunables: Tunables) -> None:

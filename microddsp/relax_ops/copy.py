@@ -71,13 +71,14 @@ def copied(call: Any) -> tuple[Any, Any, int] | None:
     return call.args[1].args[0], call.args[2].args[0], int(name.removeprefix(COPY))
 
 
-def extern_of(expr: Any) -> str:
+def extern_of(expr: Any, *, pure: bool = False) -> str:
     """The name of the function of the generated source that an expression calls for its effect or
-    a pointer; "" for any other expression."""
+    a pointer, or for nothing but its value (`pure`); "" for any other expression."""
     from tvm.ir import Call, Op, StringImm
 
     if not isinstance(expr, Call) or not isinstance(expr.op, Op):
         return ""
-    if expr.op.name != "tirx.call_extern" or not isinstance(expr.args[0], StringImm):
+    wanted = "tirx.call_pure_extern" if pure else "tirx.call_extern"
+    if expr.op.name != wanted or not isinstance(expr.args[0], StringImm):
         return ""
     return str(expr.args[0].value)

@@ -49,9 +49,8 @@ def known_passes() -> list[str]:
     return sorted({p.info.name for p in (*pipeline().passes, *PASSES)})
 
 
-@contextmanager
-def pass_context(options: PassOptions) -> Iterator[None]:
-    """TVM's context for everything that is compiled in it.
+def configuration(options: PassOptions) -> dict[str, bool | int]:
+    """The configuration for TVM; whatever is asked for can be had.
 
     Raises:
         ParameterError: A pass or an option of that name does not exist, or must stay as it is.
@@ -66,9 +65,19 @@ def pass_context(options: PassOptions) -> Iterator[None]:
                 f"pass {name} cannot be left out: nothing compiles without it",
                 hint=f"these can: {', '.join(OPTIONAL)}",
             )
+    return {key: _value(key, text) for key, text in options.config.items()}
+
+
+@contextmanager
+def pass_context(options: PassOptions) -> Iterator[None]:
+    """TVM's context for everything that is compiled in it.
+
+    Raises:
+        ParameterError: As `configuration`.
+    """
+    config = configuration(options)
     timer = PassTimingInstrument()
     instruments = [_Printer(options), *([timer] if options.times else [])]
-    config = {key: _value(key, text) for key, text in options.config.items()}
     with tvm.transform.PassContext(
         disabled_pass=list(options.disabled), config=config, instruments=instruments
     ):

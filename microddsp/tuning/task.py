@@ -14,7 +14,7 @@ from tvm.s_tir import meta_schedule as ms
 from microddsp.building import Built, build
 from microddsp.micro.aot.code import chosen_code, flags_of
 from microddsp.micro.aot.kernel import Kernel
-from microddsp.micro.aot.program import as_stored, narrowed, with_choices
+from microddsp.micro.aot.kernel_choices import as_stored, narrowed, with_choices
 from microddsp.micro.targets import Target
 from microddsp.relax_ops.choices import KEY, Answers, Choice, Made, Session, Value, answering
 from microddsp.schedules.graph import operator_name

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from microddsp.cli.app import main
+
 ROOT = Path(__file__).resolve().parents[2]
 PIPELINE = """
 import torch
@@ -206,6 +208,22 @@ def test_a_wrong_argument_is_told_at_once(
     assert done.returncode == 2
     assert message in words(done.stderr)
     assert "Traceback" not in done.stderr
+
+
+def test_a_pass_that_is_not_there_is_a_wrong_argument(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only TVM knows them: it is imported for that, and nothing is compiled."""
+    for option, message in (
+        (("--disabled-pass", "FuseOp"), "there is no pass 'FuseOp'"),
+        (("--disabled-pass", "LegalizeOps"), "cannot be left out"),
+        (("--print-ir-after", "FuseOp"), "there is no pass 'FuseOp'"),
+        (("--pass-config", "tirx.enable_fast_math=true"), "would change the numbers"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["compile", f"{folder / 'pipeline.py'}:plops", *option])
+        assert ended.value.code == 2
+        assert message in words(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("command", ["boards", "targets", "ops"])

@@ -5,7 +5,6 @@ ZEPHYR_BASE=... pytest -m zephyr tests/micro/test_zephyr.py
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
@@ -437,7 +436,7 @@ def test_several_models_profiled_in_one_application(
 @pytest.fixture(scope="module")
 def workspace(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `west init` and `west update` leave, of the tree and the modules that are there."""
-    if importlib.util.find_spec("west") is None:
+    if not find_west():
         pytest.skip("west is not installed: no workspace to build in")
     top = tmp_path_factory.mktemp("workspace")
 

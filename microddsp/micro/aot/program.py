@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import tvm
-from tvm import relax, tirx
+from tvm import relax
 
 from microddsp.errors import CompileError
 from microddsp.micro.aot.arena import ALIGN, Buffer, Plan, Planner, plan_arena, plan_with
 from microddsp.micro.aot.calls import Call, Place
-from microddsp.micro.aot.kernel import Kernel, generate, pairs_of
+from microddsp.micro.aot.kernel import Kernel
+from microddsp.micro.aot.kernel_choices import as_stored, code_of, narrowed
 from microddsp.micro.aot.lives import lives
-from microddsp.micro.aot.narrow import Stored, stored
-from microddsp.relax_ops.choices import KEY, answering, choose, session
-from microddsp.schedules.graph import operands, operator_name
-from microddsp.schedules.pipeline import VIEWS
+from microddsp.micro.aot.narrow import Stored
+from microddsp.micro.aot.results import early_results, is_view, results_of
 from microddsp.signature import C_TYPES, KERNEL_TYPES
 
 
@@ -67,7 +66,8 @@ class _Builder:
             kind = "input" if i < len(self.inputs) else "state"
             self.places[var] = [_place(kind, name, var.ty)]
         bindings = [b for block in self.main.body.blocks for b in block.bindings]
-        self._choose_targets(bindings)
+        self.results = results_of(self.main, bindings)
+        self.targets = self._targets(bindings)
         for b in bindings:
             self._bind(b)
         self._copy_results()
@@ -95,74 +95,22 @@ class _Builder:
             self.program.constants.append((place, value))
         return self.constants[key]
 
-    def _choose_targets(self, bindings: Sequence[relax.VarBinding]) -> None:
-        """Variables that may be computed straight into an output or a state.
-
-        A state is written early only if nothing reads its old value later, or if the very call
-        that writes it may work in place.
-        """
-        source: dict[relax.Var, tuple[relax.Var, int]] = {}
-        last_read: dict[relax.Var, int] = {}
-        made: dict[relax.Var, int] = {}
-        for at, b in enumerate(bindings):
-            made[b.var] = at
-            value = b.value
-            if isinstance(value, relax.TupleGetItem) and isinstance(value.tuple_value, relax.Var):
-                source[b.var] = (value.tuple_value, int(value.index))
-                continue
-            if isinstance(value, relax.Var) or _is_view(value):
-                inner = value if isinstance(value, relax.Var) else value.args[0]
-                if isinstance(inner, relax.Var):
-                    source[b.var] = source.get(inner, (inner, 0))
-                    continue
-            for var in operands(value):
-                base = source.get(var, (var, 0))[0]
-                last_read[base] = at
-        results = self.main.body.body
-        fields = results.fields if isinstance(results, relax.Tuple) else self._fields(bindings)
-        self.results = list(fields)
+    def _targets(self, bindings: Sequence[relax.VarBinding]) -> dict[tuple[relax.Var, int], Place]:
+        """Places of the results that may be computed straight into them."""
         states = list(self.main.params)[len(self.inputs) :]
-        self.targets: dict[tuple[relax.Var, int], Place] = {}
+        found = early_results(self.mod, bindings, self.results, states)
+        return {key: self._result_place(i) for key, i in found.items()}
+
+    def _result_place(self, number: int) -> Place:
+        """Of an output, or behind them of a state."""
         count = len(self.output_names)
-        for i, item in enumerate(self.results):
-            if isinstance(item, relax.Var):
-                base = source.get(item, (item, 0))[0]
-                own = i >= count and base.same_as(states[i - count])
-                if base not in made and not own:
-                    last_read[base] = len(bindings)  # an old state that is also a result
-        for i, item in enumerate(self.results):
-            if not isinstance(item, relax.Var):
-                continue
-            key = source.get(item, (item, 0))
-            if key in self.targets or key[0] not in made:
-                continue
-            if i < count:
-                self.targets[key] = _place("output", self.output_names[i], item.ty)
-                continue
-            state = states[i - count]
-            at = made[key[0]]
-            read = last_read.get(state, -1)
-            if read < at or (read == at and self._inplace(bindings[at].value, key[1], state)):
-                self.targets[key] = self.places[state][0]
-
-    def _fields(self, bindings: Sequence[relax.VarBinding]) -> list[relax.Expr]:
-        body = self.main.body.body
-        for b in bindings:
-            if b.var.same_as(body) and isinstance(b.value, relax.Tuple):
-                return list(b.value.fields)
-        return [body]
-
-    def _inplace(self, call: relax.Expr, output: int, state: relax.Var) -> bool:
-        """The call reads `state` only through the input it may overwrite with `output`."""
-        args = list(call.args[1].fields)
-        for out, into in pairs_of(self.mod[call.args[0]], "inplace"):
-            if out == len(args) + output and args[into].same_as(state):
-                return sum(arg.same_as(state) for arg in args) == 1
-        return False
+        if number < count:
+            return _place("output", self.output_names[number], self.results[number].ty)
+        return self.places[self.main.params[len(self.inputs) + number - count]][0]
 
     def _bind(self, b: relax.VarBinding) -> None:
         value = b.value
-        if _is_view(value):
+        if is_view(value):
             (inner,) = self._resolve(value.args[0])
             shape = tuple(int(size) for size in b.var.ty.shape)
             self.places[b.var] = [Place(inner.kind, inner.name, inner.dtype, shape)]
@@ -231,17 +179,12 @@ class _Builder:
 
     def _copy_results(self) -> None:
         """What could not be computed in its place is copied there, states last."""
-        count = len(self.output_names)
-        states = list(self.main.params)[len(self.inputs) :]
         copies = []
         for i, item in enumerate(self.results):
             (made,) = self._resolve(item)
-            if i < count:
-                target = _place("output", self.output_names[i], item.ty)
-            else:
-                target = self.places[states[i - count]][0]
-                if (made.kind, made.name) in self.witnesses:
-                    self.program.witnesses[target.name] = self.witnesses[made.kind, made.name]
+            target = self._result_place(i)
+            if target.kind == "state" and (made.kind, made.name) in self.witnesses:
+                self.program.witnesses[target.name] = self.witnesses[made.kind, made.name]
             if (made.kind, made.name) != (target.kind, target.name):
                 copies.append(Call(None, (made, target)))
         self.program.calls.extend(_in_safe_order(copies))
@@ -301,48 +244,6 @@ def build_program(
     return program
 
 
-def narrowed(constants: Mapping[int, np.ndarray]) -> dict[int, Stored]:
-    """Which constants, by their places among the arguments, can be stored in fewer bits."""
-    found = {i: stored(values) for i, values in constants.items()}
-    return {i: table for i, table in found.items() if table is not None}
-
-
-def as_stored(kernel: Kernel, tables: Mapping[int, Stored]) -> dict[int, Stored]:
-    """Those that the kernel really reads so."""
-    return {i: t for i, t in tables.items() if kernel.parameters[i].dtype != "float32"}
-
-
-def code_of(
-    func: tirx.PrimFunc,
-    name: str,
-    *,
-    fma: bool,
-    restrict: str,
-    tables: Mapping[int, Stored],
-) -> Kernel:
-    """The kernel of a function, with the choices that its key stands for."""
-    active, key = session(), (func.attrs or {}).get(KEY)
-    if active is None or key is None:
-        return with_choices(func, name, fma=fma, restrict=restrict, tables=tables)
-    with answering(active.of(str(key))):
-        return with_choices(func, name, fma=fma, restrict=restrict, tables=tables)
-
-
-def with_choices(
-    func: tirx.PrimFunc,
-    name: str,
-    *,
-    fma: bool,
-    restrict: str,
-    tables: Mapping[int, Stored],
-) -> Kernel:
-    """The kernel of a function; asks whether products and sums are fused if there are any."""
-    kernel = generate(func, name, fma=fma, restrict=restrict, tables=tables)
-    if "fmaf(" in kernel.body and choose("fma", ("yes", "no"), "yes") == "no":
-        return generate(func, name, fma=False, restrict=restrict, tables=tables)
-    return kernel
-
-
 def _sharing(call: Call, plan: Plan) -> set[int]:
     """Arguments of a call that lie in the memory of others."""
     places = [
@@ -383,7 +284,3 @@ def _no_type(dtype: str) -> CompileError:
     return CompileError(
         f"a tensor of type {dtype} has no C type here", hint="cast it to float32 or int32"
     )
-
-
-def _is_view(expr: relax.Expr) -> bool:
-    return operator_name(expr) in VIEWS

@@ -9,8 +9,9 @@ import numpy as np
 import tvm
 import tvm_ffi
 from tvm import tirx
-from tvm.ir import Op, StringImm
+from tvm.ir import Op
 
+from microddsp.relax_ops.copy import extern_of
 from microddsp.schedules.scalar_code import OPAQUE
 
 # More than this much scratch does not go on the stack but into the arena.
@@ -166,13 +167,7 @@ def negate(expr: tvm.ir.Expr) -> tvm.ir.Expr:
 
 
 def is_extern(expr: tvm.ir.Expr, name: str, *, pure: bool = True) -> bool:
-    return (
-        isinstance(expr, tvm.ir.Call)
-        and isinstance(expr.op, Op)
-        and expr.op.name == ("tirx.call_pure_extern" if pure else "tirx.call_extern")
-        and isinstance(expr.args[0], StringImm)
-        and expr.args[0].value == name
-    )
+    return extern_of(expr, pure=pure) == name
 
 
 def _product(expr: tvm.ir.Expr) -> tuple[tvm.ir.Expr, tvm.ir.Expr] | None:
