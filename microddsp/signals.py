@@ -24,7 +24,8 @@ SUFFIXES = (".csv", ".npz", ".wav")
 def read_inputs(
     path: str | Path, signature: Signature, *, columns: Sequence[str] = ()
 ) -> tuple[NDArray[Any], ...]:
-    """One array per input of the model, in order, of the raw type that the model takes.
+    """One array per input of the model, in order, of the raw type that the model takes: a signal
+    is (channels, samples), also where the device takes them interleaved.
 
     WAV and CSV give the channels of a model with a single input; an npz holds one array per
     input name. `columns` picks CSV columns by header name or number from 0.
@@ -163,15 +164,15 @@ def _read_npz(path: Path, signature: Signature) -> tuple[NDArray[Any], ...]:
 
 
 def _shaped(frames: NDArray[Any], spec: InputSpec) -> NDArray[Any]:
-    """(samples, channels) from a file -> what the input takes."""
+    """(samples, channels) from a file -> (channels, samples), or a signal without channels."""
     channels = spec.shape[-1] if spec.interleaved else math.prod(spec.shape[:-1])
     if frames.shape[1] != channels:
         raise SignalError(
             f"has {frames.shape[1]} channels, input {spec.name!r} takes {channels}",
             hint="choose columns of a CSV, or compile for this channel count",
         )
-    signal = frames if spec.interleaved else frames.T.reshape(*spec.shape[:-1], -1)
-    return _typed(signal, spec)
+    leading = (channels,) if spec.interleaved else spec.shape[:-1]
+    return _typed(frames.T.reshape(*leading, -1), spec)
 
 
 def _typed(signal: NDArray[Any], spec: InputSpec) -> NDArray[Any]:

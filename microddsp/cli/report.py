@@ -137,7 +137,7 @@ def _recording(model: CompiledModel, path: Path, columns: Any) -> Any:
     from microddsp.signals import read_inputs
 
     signals, dropped = whole_blocks(
-        model, read_inputs(path, model.signature, columns=columns), "drop"
+        model.signature, read_inputs(path, model.signature, columns=columns), "drop"
     )
     if dropped:
         typer.echo(f"{dropped} samples at the end fill no block: left out", err=True)

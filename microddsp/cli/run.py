@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from microddsp.micro.package.model import CompiledModel
+    from microddsp.signature import Signature
 
     Arrays = Sequence[NDArray[Any]]
 
@@ -94,7 +95,7 @@ def run_command(
     on_farm = is_farm_address(board)
     model = microddsp.load(archive, name)
     recording = read_inputs(inputs, model.signature, columns=column or ())
-    signals, dropped = whole_blocks(model, recording, tail)
+    signals, dropped = whole_blocks(model.signature, recording, tail)
     result: dict[str, Any] = {"model": model.name, "board": board, "dropped_samples": dropped}
     if board in (None, HOST) and not (print_time or profile):
         for name, value in settings.items():
@@ -140,21 +141,20 @@ def run_command(
         _show(result)
 
 
-def whole_blocks(model: CompiledModel, signals: Arrays, tail: str) -> tuple[Arrays, int]:
+def whole_blocks(signature: Signature, signals: Arrays, tail: str) -> tuple[Arrays, int]:
     """Cut what does not fill a last block, and say how many samples that were."""
     if tail == "error":
         return signals, 0
     keep = []
     dropped = 0
-    for spec, signal in zip(model.signature.inputs, signals, strict=True):
-        axis = 0 if spec.interleaved else -1
-        step = spec.shape[axis] if spec.shape else 1
-        whole = signal.shape[axis] // step * step
+    for spec, signal in zip(signature.inputs, signals, strict=True):
+        step = spec.shape[0 if spec.interleaved else -1] if spec.shape else 1
+        whole = signal.shape[-1] // step * step
         if whole == 0:
             # Nothing would be left: the model's own error says what a block is.
             return signals, 0
-        dropped = max(dropped, signal.shape[axis] - whole)
-        keep.append(signal[:whole] if axis == 0 else signal[..., :whole])
+        dropped = max(dropped, signal.shape[-1] - whole)
+        keep.append(signal[..., :whole])
     return keep, dropped
 
 

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from microddsp.cli.run import whole_blocks
 from microddsp.errors import SignalError
 from microddsp.signals import read_inputs, write_npz
 from microddsp.signature import InputSpec, OutputStructure, Signature, TensorSpec
+from microddsp.streams import split_blocks
 
 
 def signature(*inputs: InputSpec, sample_rate_hz: float | None = None) -> Signature:
@@ -46,12 +48,25 @@ def test_a_wav_gives_channels_by_time(tmp_path: Path) -> None:
     np.testing.assert_array_equal(x, frames.T)
 
 
-def test_a_16_bit_wav_gives_its_own_integers_interleaved(tmp_path: Path) -> None:
+def test_a_16_bit_wav_gives_its_own_integers(tmp_path: Path) -> None:
     frames = np.array([[1, -2], [32767, -32768]], dtype=np.int16)
     soundfile.write(tmp_path / "a.wav", frames, 8000)
     (x,) = read_inputs(tmp_path / "a.wav", signature(RAW))
     assert x.dtype == np.int16
-    np.testing.assert_array_equal(x, frames)
+    np.testing.assert_array_equal(x, frames.T)
+
+
+def test_a_recording_reaches_an_interleaved_input_as_the_file_has_it(tmp_path: Path) -> None:
+    frames = np.arange(20, dtype=np.int16).reshape(10, 2)
+    np.savetxt(tmp_path / "a.csv", frames, fmt="%d", delimiter=",")
+    soundfile.write(tmp_path / "a.wav", frames, 8000)
+    np.savez(tmp_path / "a.npz", x=frames.T)
+    of = signature(RAW)
+    for name in ("a.csv", "a.wav", "a.npz"):
+        signals, dropped = whole_blocks(of, read_inputs(tmp_path / name, of), "drop")
+        assert dropped == 2
+        blocks = [block for (block,) in split_blocks(of, signals)]
+        np.testing.assert_array_equal(np.concatenate(blocks), frames[:8])
 
 
 def test_a_24_bit_wav_is_not_silently_cut_to_16(tmp_path: Path) -> None:
