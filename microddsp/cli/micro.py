@@ -24,7 +24,7 @@ from microddsp.micro.platforms import (
     find_platform,
     flash_project,
 )
-from microddsp.micro.platforms.project import MANIFEST
+from microddsp.micro.platforms.project import MANIFEST, check_folder
 from microddsp.micro.project_api.server import PROGRAM
 from microddsp.micro.self_test import run_project
 
@@ -152,8 +152,7 @@ def _create(
         raise  # the template's fault, not the arguments'
     except MicroddspError as error:
         raise refuse(error) from error
-    if not force and directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise MicroddspError("is there and not empty", where=str(directory), hint="--force")
+    check_folder(directory, force)
 
     import microddsp
     from microddsp.micro.platforms import create_project as write

@@ -50,6 +50,25 @@ def test_a_folder_with_files_is_refused_unless_forced(probe: Maker, tmp_path: Pa
     assert (tmp_path / "Makefile").is_file()
 
 
+def test_firmware_of_an_earlier_project_is_not_taken_for_that_of_a_new_one(
+    probe: Maker, tmp_path: Path
+) -> None:
+    project = create_project(tmp_path, probe())
+    project.image.write_bytes(b"of the first")
+    with pytest.raises(ProjectError, match="not empty"):
+        create_project(tmp_path, probe())
+    assert project.image.is_file()
+    create_project(tmp_path, probe(), force=True)
+    assert not project.image.exists()
+
+
+def test_a_file_is_not_written_over(probe: Maker, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    for force in (False, True):
+        with pytest.raises(ProjectError, match="is a file"):
+            create_project(tmp_path / "mine.txt", probe(), force=force)
+
+
 def test_the_board_is_chosen_by_the_models_processor(probe: Maker, tmp_path: Path) -> None:
     assert create_project(tmp_path / "a", probe()).board.name == "mps2-an386"
     assert create_project(tmp_path / "b", probe(target="cortex-m7")).board.name == "mps2-an500"

@@ -48,11 +48,39 @@ def create_project(
     kind = platform or _platform_of(chosen, models[0])
     kind = find_platform(kind) if isinstance(kind, str) else kind
     check_options(kind, given | ({"board": board} if isinstance(board, str) else {}))
-    if where.exists() and (not where.is_dir() or (not force and any(where.iterdir()))):
-        raise ProjectError("is there and not empty", where=str(where), hint="force writes into it")
+    check_folder(where, force)
+    _drop_firmware(where)
     project = kind.create(where, models, chosen, given)
     _write_manifest(project, models)
     return project
+
+
+def check_folder(where: Path, force: bool) -> None:
+    """Whether a project may be written into a folder.
+
+    Raises:
+        ProjectError: It is a file, or has files and `force` is False.
+    """
+    if where.exists() and not where.is_dir():
+        raise ProjectError("is a file", where=str(where), hint="name a new folder")
+    if not force and where.exists() and any(where.iterdir()):
+        hint = "--force (force=True) writes into it"
+        raise ProjectError("is there and not empty", where=str(where), hint=hint)
+
+
+def _drop_firmware(where: Path) -> None:
+    """What an earlier project in the folder built would be taken for the new one's firmware."""
+    if not (where / MANIFEST).is_file():
+        return
+    try:
+        image = read_project(where).image
+    except BoardError:
+        return  # a damaged one is written over
+    try:
+        if image.is_file():
+            image.unlink()
+    except OSError as error:
+        raise ProjectError(f"cannot be removed: {error}", where=str(image)) from error
 
 
 def _write_manifest(project: Project, models: Sequence[CompiledModel]) -> None:
