@@ -22,7 +22,8 @@ _SHAPE = re.compile(r"([A-Za-z_]\w*):(\d+(?:,\d+)*)", re.ASCII)
 
 def refuse(error: MicroddspError, option: str | None = None) -> typer.BadParameter:
     """A wrong argument, with the hint on a line of its own; `option` where no callback tells it."""
-    text = f"{error.message}\n{error.hint}" if error.hint else error.message
+    text = f"{error.where}: {error.message}" if error.where else error.message
+    text = f"{text}\n{error.hint}" if error.hint else text
     return typer.BadParameter(text, param_hint=f"'{option}'" if option else None)
 
 
@@ -102,6 +103,8 @@ def parse_budget(text: str | None) -> dict[str, int | str]:
     for part in text.split(",") if text is not None else ():
         key, _, value = (word.strip() for word in part.partition("="))
         check_choice(key, KEYS, "--budget")
+        if key in limits:
+            raise refuse(ParameterError(f"{key} is given twice"), "--budget")
         try:
             read_limits({key: value})
         except ParameterError as error:

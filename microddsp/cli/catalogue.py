@@ -9,9 +9,11 @@ from typing import Annotated
 
 import typer
 
+from microddsp.cli.arguments import refuse
 from microddsp.cli.derivatives import DERIVATIVES
 from microddsp.cli.operators import OPERATORS
 from microddsp.cli.render import show_json, show_table
+from microddsp.errors import BoardError
 from microddsp.micro.boards import Board
 from microddsp.micro.boards import boards as all_boards
 from microddsp.micro.boards.catalogue import read_board
@@ -30,7 +32,10 @@ def boards(
     file: Annotated[list[Path] | None, typer.Option(help="Your own boards, as TOML files.")] = None,
 ) -> None:
     """List the boards that models can run on."""
-    known = [*all_boards(), *map(read_board, file or ())]
+    try:
+        known = [*all_boards(), *map(read_board, file or ())]
+    except BoardError as error:
+        raise refuse(error, "--file") from error
     if attached:
         _attached(known, as_json)
         return

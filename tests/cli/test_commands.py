@@ -168,6 +168,8 @@ def test_a_question_is_answered_without_heavy_imports(arguments: tuple[str, ...]
         (("compile", "MODEL:plops", "--name", "a-b"), "cannot prefix C names"),
         (("compile", "MODEL:plops", "--budget", "rom=1K"), "'rom'"),
         (("compile", "MODEL:plops", "--budget", "ram=lots"), "'--budget': 'lots' is no size"),
+        (("compile", "MODEL:plops", "--budget", "ram=1K,ram=2K"), "ram is given twice"),
+        (("boards", "--file", "none.toml"), "'--file': none.toml: cannot be read"),
         (("compile", "MODEL:plops", "--emit", "rust"), "'--emit': unknown 'rust'"),
         (("compile", "MODEL:plops", "-o", "none/at/all.tar"), "no folder"),
         (("run", "none.tar", "-i", "MODEL"), "no file 'none.tar'"),

@@ -49,6 +49,14 @@ def test_ticks_tell_instructions_exactly(board: Board) -> None:
         ('[qemu]\nmachine = "mps2-an386"', "", "either qemu or serial"),
         ('target = "cortex-m4f"', 'target = "host"', "has no qemu"),
         ("kbytes = 4096", 'kbytes = "4096"', "flash.kbytes"),
+        ("origin = 0x20000000", "origin = 0x003FFC00", "toml: flash and ram overlap"),
+        ("stack_bytes = 32768", "stack_bytes = 4194304", "4096 kB of RAM are too small"),
+        ('target = "cortex-m4f"', 'target = "cortex-m4f"\nname = "x"', "name: it is that of the"),
+        (
+            '[qemu]\nmachine = "mps2-an386"',
+            '[serial]\ndriver = "uart_cmsdk.c"\nflash = ["st-flash", "{imag}"]',
+            "serial.flash: nothing is filled in for {imag}; did you mean 'image'",
+        ),
     ],
 )
 def test_a_wrong_file_is_refused_with_the_place(
@@ -61,3 +69,9 @@ def test_a_wrong_file_is_refused_with_the_place(
     with pytest.raises(BoardError, match=words) as caught:
         read_board(file)
     assert "mine.toml" in str(caught.value)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_bytes(b'description = "\xfc"')
+    with pytest.raises(BoardError, match="mine.toml: cannot be read"):
+        read_board(tmp_path / "mine.toml")

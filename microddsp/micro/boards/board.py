@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from microddsp.errors import CompileError, ParameterError
+from microddsp.errors import CompileError, ParameterError, nearest
 from microddsp.micro.targets import find_target
 
 HOST = "host"
+# What the words of a board's commands may have in braces.
+FILLED_IN = ("image", "hex", "bin", "port", "serial_number")
 # With so many kB of RAM: the longest frame on a serial line.
 FRAME_BYTES = ((256, 4096), (32, 1024), (0, 224))
 # With revision and qualifiers: nrf5340dk/nrf5340/cpuapp, board@1.2
@@ -26,6 +36,11 @@ class Memory(_Strict):
 
     origin: Annotated[int, Field(ge=0, lt=2**32)]
     kbytes: Annotated[int, Field(gt=0, le=2**20)]
+
+    @property
+    def end(self) -> int:
+        """The first address behind it."""
+        return self.origin + self.kbytes * 1024
 
 
 class Qemu(_Strict):
@@ -61,6 +76,15 @@ class Serial(_Strict):
     debug: list[str] = []
     break_resets: bool = False
     frame_bytes: Annotated[int, Field(ge=8, le=16384)] | None = None
+
+    @field_validator("flash", "reset", "debug")
+    @classmethod
+    def _can_be_filled_in(cls, words: list[str], about: ValidationInfo) -> list[str]:
+        known = FILLED_IN + (("gdb_port",) if about.field_name == "debug" else ())
+        for name in re.findall(r"\{(\w*)\}", " ".join(words)):
+            if name not in known:
+                raise ValueError(f"nothing is filled in for {{{name}}}; {nearest(name, known)}")
+        return words
 
 
 def check_portless(board: Board, port: str | None, serial_number: str | None) -> None:
@@ -116,6 +140,16 @@ class Board(_Strict):
             raise ValueError("either qemu or serial is needed")
         if self.ram is None and not self.zephyr:
             raise ValueError("ram: Field required")
+        return self
+
+    @model_validator(mode="after")
+    def _has_room(self) -> Board:
+        if self.template or self.flash is None or self.ram is None:
+            return self
+        if self.flash.origin < self.ram.end and self.ram.origin < self.flash.end:
+            raise ValueError("flash and ram overlap")
+        if self.stack_bytes >= self.ram.kbytes * 1024:
+            raise ValueError(f"stack_bytes: {self.ram.kbytes} kB of RAM are too small for it")
         return self
 
     @property

@@ -22,14 +22,24 @@ def read_board(path: Path) -> Board:
         BoardError: The file is no TOML, or says something that a board cannot be.
     """
     try:
-        return Board(name=path.stem, folder=path.parent, **tomllib.loads(path.read_text()))
-    except (OSError, tomllib.TOMLDecodeError) as error:
+        said = tomllib.loads(path.read_text(encoding="utf-8"))
+        for key in said.keys() & {"name", "folder"}:
+            raise BoardError(f"{key}: it is that of the file", where=str(path), hint="leave it out")
+        return Board(name=path.stem, folder=path.parent, **said)
+    except OSError as error:
+        raise BoardError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BoardError(f"cannot be read: {error}", where=str(path)) from error
     except ValidationError as error:
         wrong = "; ".join(
-            f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()
+            ": ".join(filter(None, (".".join(map(str, item["loc"])), _words(item["msg"]))))
+            for item in error.errors()
         )
         raise BoardError(wrong, where=str(path)) from error
+
+
+def _words(message: str) -> str:
+    return message.removeprefix("Value error, ")
 
 
 @cache
