@@ -6,6 +6,7 @@ import gc
 import os
 import select
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -16,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from microddsp.errors import DeviceTimeoutError, LinkError
+from microddsp.errors import DeviceLostError, DeviceTimeoutError, LinkError
 from microddsp.micro.package.model import CompiledModel
-from microddsp.micro.rpc.bridge import LINK_IN, LINK_OUT, Device
+from microddsp.micro.rpc.bridge import LINK_IN, LINK_OUT, LOG, Device
 from microddsp.micro.rpc.link import Link
 from microddsp.micro.session import open_board
 
@@ -125,6 +126,27 @@ def test_an_emulator_that_does_not_start_says_why() -> None:
 def test_a_missing_emulator_is_named() -> None:
     with pytest.raises(LinkError, match="does not start.*no-such-emulator"):
         Link(["spawn", "no-such-emulator"], 5.0)
+
+
+@pytest.mark.parametrize(
+    ("says", "error", "words"),
+    [
+        (b"Booting\n", DeviceLostError, "no answer: b'Booting"),
+        (struct.pack("<Qii", 11, LOG, 20) + b"hi\n", DeviceTimeoutError, "for 1 s"),
+    ],
+    ids=["text", "log lines"],
+)
+def test_a_device_that_never_stops_talking_is_an_error_in_time(
+    says: bytes, error: type[LinkError], words: str
+) -> None:
+    greeting = bytes(8) if error is DeviceTimeoutError else b""
+    script = (
+        f"import os; os.write({LINK_OUT}, {greeting!r})\nwhile 1: os.write({LINK_OUT}, {says!r})"
+    )
+    start = time.monotonic()
+    with pytest.raises(error, match=words):
+        Link(["spawn", sys.executable, "-S", "-c", script], 1.0)
+    assert time.monotonic() - start < 12.0
 
 
 def test_a_device_has_its_descriptors_whatever_else_has_these_numbers() -> None:

@@ -57,6 +57,8 @@ START_S = 20.0
 LINE_START_S = 5.0
 EMULATED_BAUD = 115_200  # an emulated UART is not slower, whatever its rate is called
 PARENT_CHECK_S = 1.0
+# No device has more memory: a longer packet is none. Text gives such lengths.
+DEVICE_BYTES = 2**32
 SILENCE = "RPCSessionTimeoutError: no answer from the device for {:g} s, it was stopped"
 FAULT = re.compile(r"DeviceFault: [^\n]*")  # the firmware's own last words
 REGISTER = re.compile(r"(R1[345])=([0-9a-f]{8})")  # of the emulator's
@@ -69,17 +71,29 @@ def exception_packet(text: str) -> bytes:
     return struct.pack("<Q", len(body)) + body
 
 
-class Packets:
-    """Cuts a stream of bytes into whole packets."""
+class NoPacketError(Exception):
+    """A stream of bytes has something else in it."""
 
-    def __init__(self) -> None:
+
+class Packets:
+    """Cuts a stream of bytes into whole packets, of up to `longest` bytes."""
+
+    def __init__(self, longest: int = 2**63) -> None:
+        self.longest = longest
         self._bytes = bytearray()
+
+    @property
+    def begun(self) -> int | None:
+        """The kind of the packet that is not whole yet, once it is known."""
+        return struct.unpack_from("<i", self._bytes, 8)[0] if len(self._bytes) >= 12 else None
 
     def feed(self, data: bytes) -> list[bytes]:
         self._bytes += data
         found = []
         while len(self._bytes) >= 8:
             end = 8 + struct.unpack_from("<Q", self._bytes)[0]
+            if end > self.longest:
+                raise NoPacketError(bytes(self._bytes[:32]))
             if len(self._bytes) < end:
                 break
             found.append(bytes(self._bytes[:end]))
@@ -413,7 +427,7 @@ class Bridge:
         self.replies = replies
         self.timeout_s = max(timeout_s, device.answer_s)
         self.asked = Packets()
-        self.answered = Packets()
+        self.answered = Packets(DEVICE_BYTES)
         self.held = bytearray()  # for a device that is not up yet
         self.ready = not device.greets  # the device listens
         self.up = False  # it has said so, or answered
@@ -444,21 +458,24 @@ class Bridge:
             if device.words in readable:
                 self._tell(device.lines())
             if device.from_device in readable:
-                self._from_device()
+                before = device.moved
+                if not self._from_device():
+                    self.moved += device.moved - before
             if device.moved != self.moved:
                 self.moved = device.moved
                 self.progress = time.monotonic()
             if self.waiting and time.monotonic() >= self._deadline():
-                self._give_up(device.silence.format(self.timeout_s))
+                self._give_up(device.silence.format(self._limit()))
                 continue
             if not self.dead:
                 device.answer_is_due(self.waiting or not self.ready)
                 device.tick()
 
+    def _limit(self) -> float:
+        return self.timeout_s if self.up else max(self.device.start_s, self.timeout_s)
+
     def _deadline(self) -> float:
-        if self.up:
-            return self.progress + self.timeout_s
-        return self.progress + max(self.device.start_s, self.timeout_s)
+        return self.progress + self._limit()
 
     def _patience(self) -> float:
         if self.dead:
@@ -508,24 +525,35 @@ class Bridge:
             self.kept.clear()
         return said
 
-    def _from_device(self) -> None:
+    def _from_device(self) -> bool:
+        """False where only log lines came: a loop without end may write them."""
         data = self.device.read()
         if data is None:
             self._tell(self.device.lines())
             self._give_up(self.device.epitaph())
-            return
-        for packet in self.answered.feed(data):
+            return True
+        try:
+            packets = self.answered.feed(data)
+        except NoPacketError as error:
+            self._give_up(f"DeviceLost: the device sent what is no answer: {error.args[0]!r}")
+            self.device.stop()
+            return True
+        news = not packets and self.answered.begun != LOG
+        for packet in packets:
             if len(packet) >= 16 and struct.unpack_from("<i", packet, 8)[0] == LOG:
                 level = struct.unpack_from("<i", packet, 12)[0]
                 text = packet[16:].decode(errors="replace")
                 self._tell([(level, line) for line in text.splitlines()])
-            elif self.ready:
+                continue
+            news = True
+            if self.ready:
                 self.waiting = False
                 self.up = True
                 write_all(self.replies, packet)
             else:  # the first packet is empty and for us
                 self.ready = self.up = True
                 self.device.send(bytes(self.held))
+        return news
 
     def _tell(self, lines: list[tuple[int, str]]) -> None:
         """Log lines for whoever reads our status, or else asks for them; the oldest are lost where
