@@ -182,9 +182,16 @@ class PrecisionWarning(MicroddspWarning):
     """A filter of the model loses precision in float32; says how much, and what would not."""
 
 
+# More names than a person reads; all of Zephyr's boards are some hundred.
+MANY = 100
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint that names the known names and, if one is close, the one probably meant."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     meant = f"did you mean {close[0]!r}? " if close else ""
+    if len(names) > MANY:
+        close = difflib.get_close_matches(name, names, n=10, cutoff=0.3)
+        return f"{meant}{len(names)} are known" + (f", as {', '.join(close)}" if close else "")
     return f"{meant}known: {', '.join(names)}"

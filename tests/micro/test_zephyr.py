@@ -136,6 +136,17 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, str], words: 
         check_options(find_platform("zephyr"), options)
 
 
+def test_a_build_for_another_board_is_forgotten(tmp_path: Path) -> None:
+    zephyr.forget_other_board(tmp_path / "none", "a")
+    cache = tmp_path / "build/CMakeCache.txt"
+    cache.parent.mkdir()
+    cache.write_text("BOARD:STRING=b\nCACHED_BOARD:STRING=a\nX:BOOL=ON\n")
+    zephyr.forget_other_board(cache.parent, "a")
+    assert cache.is_file()
+    zephyr.forget_other_board(cache.parent, "b")
+    assert not cache.parent.exists()
+
+
 @pytest.mark.parametrize("platform", PLATFORMS.values(), ids=lambda platform: platform.name)
 def test_each_platform_tells_its_options(platform: object) -> None:
     options = platform.options  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +42,7 @@ def build(project: Project) -> Path:
     if " " in str(where):
         raise BoardError("Zephyr builds in no folder with a blank in its path", where=str(where))
     environment = {"ZEPHYR_BASE": str(base.absolute()), **toolchain()}
+    forget_other_board(where / BUILD, _name(project))
     configure = [cmake, "-GNinja", "-S", str(where), "-B", str(where / BUILD)]
     if find_west() == [sys.executable, "-m", "west"]:
         configure.append(f"-DWEST_PYTHON={sys.executable}")  # as west does itself
@@ -60,6 +62,25 @@ def build(project: Project) -> Path:
     except BoardError as error:
         raise explain(error, base, project) from error
     return project.image
+
+
+def forget_other_board(folder: Path, board: str) -> None:
+    """Remove a build for another board: CMake would go on with that one, whatever it is told.
+
+    Raises:
+        BoardError: It cannot be removed.
+    """
+    try:
+        cache = (folder / "CMakeCache.txt").read_text(errors="replace")
+    except FileNotFoundError:
+        return
+    found = re.search(r"^CACHED_BOARD:\w+=(.*)$", cache, re.MULTILINE)
+    if found is None or found[1] == board:
+        return
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise BoardError(f"cannot be removed: {error}", where=str(folder)) from error
 
 
 def flash(project: Project, serial_number: str | None = None) -> None:
