@@ -643,11 +643,12 @@ def main(arguments: list[str]) -> None:
     try:
         device = start_link(arguments[2], arguments[3:-2])
     except (OSError, termios.error) as error:
-        write_all(status, f"error {os.getpid()} {' '.join(str(error).split())}\n".encode())
+        with contextlib.suppress(BrokenPipeError):  # the client is gone
+            write_all(status, f"error {os.getpid()} {' '.join(str(error).split())}\n".encode())
         return
-    write_all(status, f"started {os.getpid()} {device.process_id or ''}\n".encode())
     bridge = Bridge(device, status, requests, replies, float(arguments[1]))
     try:
+        write_all(status, f"started {os.getpid()} {device.process_id or ''}\n".encode())
         bridge.run()
     except BrokenPipeError:
         pass  # the client is gone

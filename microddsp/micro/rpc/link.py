@@ -31,6 +31,8 @@ from microddsp.micro.rpc.symbols import Symbols
 
 _BRIDGE = Path(__file__).with_name("bridge.py")
 _CLOSE_S = 5.0
+# What TVM says where nobody reads what it asks, or nobody answers.
+_CHANNEL_ENDED = ("Pipe write error", "(code == RPCCode::kReturn) is false")
 MAX_TIMEOUT_S = 1e6
 # All but those that a program cannot hold back, or that say that it is broken.
 _HELD_BACK = frozenset(signal.valid_signals()) - {
@@ -81,15 +83,19 @@ def _call(
     function: Callable[..., _R],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
+    between: type[DeviceLostError] = DeviceLostError,
 ) -> _R:
     with signals_held_back():
         try:
             return function(*args, **kwargs)
         except (RuntimeError, MemoryError, ValueError, OSError, AttributeError) as error:
-            raise _as_link_error(error, symbols) from error
+            raise _as_link_error(error, symbols, between) from error
 
 
-def _as_link_error(error: BaseException, symbols: Symbols | None) -> LinkError:
+def _as_link_error(
+    error: BaseException, symbols: Symbols | None, between: type[DeviceLostError]
+) -> LinkError:
+    """`between` is the error where a bridge ended, here or at a server."""
     text = " ".join(str(error).split())
     for mark in ("Error caught from RPC call: ", "RPCError: "):
         text = text.rpartition(mark)[2]
@@ -116,6 +122,8 @@ def _as_link_error(error: BaseException, symbols: Symbols | None) -> LinkError:
         return DeviceMemoryError(
             text.rpartition("MemoryError: ")[2], hint="give fewer blocks at once"
         )
+    if any(words in text for words in _CHANNEL_ENDED):
+        return between("the bridge to the device is gone", hint="open the board again")
     return LinkError(text)
 
 
@@ -188,11 +196,16 @@ class Link:
         self._symbols = Symbols(image) if image is not None else None
         self._logger = logging.getLogger(f"microddsp.{name}")
         self._log_lines: int | None = None
+        self._between = ServerLostError if asks_for_logs else DeviceLostError
         with signals_held_back():
             self._open(command, timeout_s)
         if asks_for_logs:
             find = self.session.get_function
-            self._log_lines = self.hold(self.call(find, LOG_LINES))
+            try:
+                self._log_lines = self.hold(self.call(find, LOG_LINES))
+            except BaseException:
+                self.close()  # at once, however long the error is kept
+                raise
 
     def _open(self, command: list[str], timeout_s: float) -> None:
         import tvm
@@ -223,7 +236,7 @@ class Link:
         """As the function `call`; errors name functions of this firmware, and what the device
         logged meanwhile goes to Python's `logging`."""
         try:
-            return _call(self._symbols, function, args, kwargs)
+            return _call(self._symbols, function, args, kwargs, self._between)
         finally:
             if not self.closed:
                 self._status.log(self._logger)

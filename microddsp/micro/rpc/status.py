@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import select
 import time
@@ -34,7 +35,9 @@ class StatusLines:
         log_lines([rest for kind, _, rest in found if kind == "log"], logger)
 
     def _read(self, timeout_s: float) -> bool:
-        readable, _, _ = select.select([self._fd], [], [], timeout_s)
+        poll = select.poll()  # any descriptor: a program may have more than select can name
+        poll.register(self._fd, select.POLLIN)
+        readable = poll.poll(math.ceil(1000 * timeout_s))
         data = os.read(self._fd, 1 << 16) if readable else b""
         self._bytes += data
         return bool(data)
