@@ -211,7 +211,7 @@ class Boards:
         lost = 0
         while len(outcomes) < len(part):
             try:
-                with self._open(project) as session:
+                with self._open(project, lost > 0) as session:
                     for i in part:
                         if i not in outcomes:
                             outcomes[i] = self._one(session, jobs[i], f"trial{i}")
@@ -224,7 +224,7 @@ class Boards:
                     raise
         return outcomes
 
-    def _open(self, project: Project) -> BoardSession:
+    def _open(self, project: Project, lost: bool) -> BoardSession:
         if self.farm is None:
             return BoardSession(project, timeout_s=self.timeout_s, port=self.port)
         link = request(
@@ -233,6 +233,7 @@ class Boards:
             project.image.read_bytes(),
             self.board,
             self.timeout_s,
+            lost=lost,
         )
         return BoardSession(project, timeout_s=self.timeout_s, link=link, farm=self.farm)
 

@@ -34,6 +34,7 @@ def request(
     timeout_s: float = 5.0,
     *,
     wait_s: float = WAIT_S,
+    lost: bool = False,
 ) -> Link:
     """A session with a board of a farm that runs a firmware: any that has the RPC server.
 
@@ -44,6 +45,7 @@ def request(
         board: What the firmware was built for; the server checks that it has one.
         timeout_s: The device must answer every call within this, or it is stopped.
         wait_s: How long to wait for a free board.
+        lost: A server was lost before: where it was the last of its key, the next is waited for.
 
     Raises:
         BoardError: No tracker, no such board, none free in time, or the server refuses.
@@ -56,7 +58,7 @@ def request(
         firmware, constructor = Path(folder, "firmware.elf"), Path(folder, "constructor")
         firmware.write_bytes(image)
         constructor.write_bytes(_arguments(board.name, image, timeout_s))
-        with acquire(where, check_key(key), wait_s) as connection:
+        with acquire(where, check_key(key), wait_s, lost=lost) as connection:
             connection.setblocking(True)
             os.set_inheritable(connection.fileno(), True)
             start_s = _START_S + timeout_s + _FLASH_S * bool(board.serial)
@@ -91,8 +93,9 @@ def request_and_run(
     if attempts < 1:
         raise BoardError(f"attempts must be 1 or more, got {attempts}")
     for left in reversed(range(attempts)):
+        lost = left + 1 < attempts
         try:
-            link = request(tracker, key, image, board, timeout_s, wait_s=wait_s)
+            link = request(tracker, key, image, board, timeout_s, wait_s=wait_s, lost=lost)
             try:
                 return work(link)
             finally:

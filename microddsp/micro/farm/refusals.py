@@ -6,14 +6,16 @@ import base64
 import json
 import re
 
-from microddsp.errors import BoardError, LinkError
+from microddsp.errors import BoardError, LinkError, ServerLostError
 
+_KINDS = {kind.__name__: kind for kind in (BoardError, LinkError, ServerLostError)}
 _MARK = re.compile(r"Refused<([A-Za-z0-9+/=]*)>")
 
 
 def refused(error: BoardError) -> RuntimeError:
     """The error for TVM to carry: its text is decorated and wrapped on the way."""
-    facts = [isinstance(error, LinkError), error.message, error.where, error.hint]
+    kind = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _KINDS)
+    facts = [kind, error.message, error.where, error.hint]
     return RuntimeError(f"Refused<{base64.b64encode(json.dumps(facts).encode()).decode()}>")
 
 
@@ -23,8 +25,8 @@ def refusal(text: str) -> BoardError | None:
     if found is None:
         return None
     try:
-        link, message, where, hint = json.loads(base64.b64decode(found[1]))
-    except ValueError:
+        name, message, where, hint = json.loads(base64.b64decode(found[1]))
+        kind = _KINDS[name]
+    except (ValueError, KeyError):
         return None
-    kind = LinkError if link else BoardError
     return kind(str(message), where=str(where), hint=str(hint))

@@ -7,14 +7,11 @@ nothing is left whoever is killed; a server that ended is started anew.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import logging
 import multiprocessing
 import os
 import signal
-import socket
-import struct
 import sys
 import tempfile
 import threading
@@ -27,11 +24,18 @@ from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
-from microddsp.errors import BoardError, LinkError
+from microddsp.errors import BoardError, LinkError, ServerLostError
 from microddsp.micro.boards import Board
 from microddsp.micro.farm.address import Tracker
 from microddsp.micro.farm.client import CONSTRUCTOR
 from microddsp.micro.farm.described import BOARD_FUNCTION
+from microddsp.micro.farm.guards import (
+    children_end_with_us,
+    end_with,
+    limit_receiving,
+    limit_silence,
+    session_begins,
+)
 from microddsp.micro.farm.refusals import refused
 from microddsp.micro.farm.tracker import tracker_status
 from microddsp.micro.platforms.flash import flash_image
@@ -46,7 +50,6 @@ _START_S = 60.0
 _ANSWER_S = 30.0
 _GREETING_S = 10
 _TOO_SHORT_S = 2.0  # a server that ends so early would end again
-_KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
 _log = logging.getLogger("microddsp.farm")
 
 
@@ -71,12 +74,14 @@ class Listening:
 
 @dataclass(frozen=True, slots=True)
 class _Served:
-    """A server that was started, where it listens and when that was."""
+    """A server that was started, where it listens, when that was, and the folder of what it and its
+    sessions write, which goes with it."""
 
     place: Place
     process: ForkProcess
     port: int
     since: float
+    folder: tempfile.TemporaryDirectory[str]
 
 
 def serve(
@@ -114,21 +119,27 @@ def serve(
                 # What a process that ends says of itself changes from one question to the next:
                 # its sentinel is ready before it has an exit code.
                 each.process.join()
+                each.folder.cleanup()
                 served.remove(each)
                 lost.append(each.place)
                 _log.warning("a server of %s ended (%s)", each.place.key, each.process.exitcode)
                 if time.monotonic() - each.since < _TOO_SHORT_S:
                     time.sleep(_TOO_SHORT_S)
+                each.process.close()
             for place in list(lost):
                 try:
                     start(place)
                     lost.remove(place)
-                except BoardError as error:  # such as a port that another farm took meanwhile
-                    _log.warning("%s", error.message)
+                except (BoardError, OSError) as error:  # such as a port that another farm took
+                    _log.warning("%s", getattr(error, "message", error))
     finally:
+        # Also one that is just being started.
+        for process in multiprocessing.active_children():
+            process.kill()
+        for process in multiprocessing.active_children():
+            process.join()
         for each in served:
-            each.process.kill()
-            each.process.join()
+            each.folder.cleanup()
 
 
 def _check_there(place: Place) -> None:
@@ -139,39 +150,50 @@ def _check_there(place: Place) -> None:
 
 
 def _start(place: Place, tracker: Tracker, listening: Listening) -> _Served:
+    folder = tempfile.TemporaryDirectory(prefix="microddsp-farm-", ignore_cleanup_errors=True)
     ours, theirs = multiprocessing.Pipe(duplex=False)
-    fork = multiprocessing.get_context("fork")
-    process = fork.Process(
-        target=_run_server, args=(place, tracker, listening, os.getpid(), theirs), daemon=False
-    )
-    process.start()
-    theirs.close()
     with ours:
+        with theirs:
+            process = multiprocessing.get_context("fork").Process(
+                target=_run_server,
+                args=(place, tracker, listening, folder.name, os.getpid(), theirs),
+                daemon=True,  # Python ends it, and waits for no others, wherever we are interrupted
+            )
+            process.start()
         try:
             answer = ours.recv() if ours.poll(_START_S) else "it does not start"
         except EOFError:
             answer = "it ended"
     if isinstance(answer, int):
-        return _Served(place, process, answer, time.monotonic())
+        return _Served(place, process, answer, time.monotonic(), folder)
     process.kill()
     process.join()
+    folder.cleanup()
     raise BoardError(f"the server of {place.key} cannot listen: {answer}")
 
 
 def _run_server(
-    place: Place, tracker: Tracker, listening: Listening, parent: int, told: Connection
+    place: Place,
+    tracker: Tracker,
+    listening: Listening,
+    folder: str,
+    parent: int,
+    told: Connection,
 ) -> None:
     """TVM's server: what `tvm.rpc.Server` runs in the interpreter that it starts."""
     import tvm_ffi
 
-    _end_with(parent)
+    end_with(parent)
+    multiprocessing.current_process().daemon = False  # it may have sessions
+    children_end_with_us()
+    tempfile.tempdir = folder
+    limit_receiving(_GREETING_S)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.excepthook = _one_line
     multiprocessing.set_start_method("fork", force=True)  # sessions know what is registered here
-    me = os.getpid()
     tvm_ffi.register_global_func(
-        CONSTRUCTOR, lambda *asked: _open_session(place, me, *asked), override=True
+        CONSTRUCTOR, lambda *asked: _open_session(place, *asked), override=True
     )
     description = place.board.model_dump_json(exclude={"folder"}, exclude_none=True)
     tvm_ffi.register_global_func(BOARD_FUNCTION, lambda: description, override=True)
@@ -180,7 +202,7 @@ def _run_server(
     except (OSError, ValueError) as error:
         told.send(str(error))
         return
-    _limit_silence(state.sock, _GREETING_S)
+    limit_silence(state.sock, _GREETING_S)
     told.send(state.port)
     told.close()
     state.thread.join()
@@ -210,9 +232,8 @@ def _one_line(failed: threading.ExceptHookArgs) -> None:
     _log.warning("%s", failed.exc_value)
 
 
-def _open_session(place: Place, server: int, board: str, image: bytes, timeout_s: float) -> Any:
+def _open_session(place: Place, board: str, image: bytes, timeout_s: float) -> Any:
     """Start the device with a client's firmware, in the session's own process."""
-    _end_with(server)
     try:
         if board != place.board.name:
             raise BoardError(
@@ -222,7 +243,7 @@ def _open_session(place: Place, server: int, board: str, image: bytes, timeout_s
         content = bytes(image)
         if not content.startswith(b"\x7fELF") or len(content) > _MOST_BYTES:
             raise BoardError("the firmware is no ELF file")
-        _keep_alive()
+        session_begins()
         return _start_device(place, content, float(timeout_s))
     except BoardError as error:
         raise refused(error) from error
@@ -244,12 +265,17 @@ def _start_device(place: Place, image: bytes, timeout_s: float) -> Any:
             # An emulator has read the firmware once it answers: the file may go.
             return call(lambda: create(*bridge_command(theirs, timeout_s), *command))
         except LinkError as error:
+            os.close(theirs)  # a bridge that was killed tells nothing
+            theirs = -1
             words = StatusLines(status).first(_ANSWER_S)
+            if not words:
+                raise ServerLostError("the server's bridge is gone") from error
             reason = words.split(maxsplit=2)[2] if words.startswith("error ") else error.message
             raise LinkError(f"the device does not start: {reason}") from error
         finally:
             # Nobody reads it from here: the bridge keeps log lines until the client asks.
-            os.close(theirs)
+            if theirs >= 0:
+                os.close(theirs)
             os.close(status)
 
 
@@ -260,36 +286,3 @@ def _as_file(image: bytes) -> Iterator[Path]:
         path.write_bytes(image)
         path.chmod(0o700)  # that of the board "host" is a program
         yield path
-
-
-def _end_with(parent: int) -> None:
-    """Be killed when the process that forked us ends, or has ended."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        os._exit(1)
-
-
-def _keep_alive() -> None:
-    """A client whose computer is gone gives its board back within half a minute.
-
-    TVM has the connection; ours are all connections of this process.
-    """
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            with socket.socket(fileno=os.dup(int(number))) as connection:
-                if connection.family in (socket.AF_INET, socket.AF_INET6):
-                    _limit_silence(connection, 0)
-                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    for option, value in _KEEP_ALIVE:
-                        connection.setsockopt(socket.IPPROTO_TCP, option, value)
-        except OSError:
-            continue  # no socket, or one that listens
-
-
-def _limit_silence(connection: socket.socket, seconds: int) -> None:
-    """Reading ends with an error after so long; not at all for 0. TVM waits without a limit, and
-    what a server accepts has the listening socket's: who connects and says nothing, or starts no
-    session, has the board for so long only.
-    """
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", seconds, 0))

@@ -5,7 +5,6 @@ TVM's own client of it waits for ever, and for a minute where nobody listens.
 
 from __future__ import annotations
 
-import json
 import socket
 import struct
 import time
@@ -15,11 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from microddsp.errors import BoardError, nearest
+from microddsp.errors import BoardError, ParameterError, nearest
 from microddsp.micro.farm.address import Tracker
 
 ANSWER_S = 5.0
+_GREETING_S = 10.0
 _RETRY_S = 0.1
+_COMES_BACK_S = 3.0
+_MOST_S = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +44,14 @@ def serve_tracker(host: str, port: int, started: Callable[[int], None]) -> None:
     Raises:
         BoardError: The port is taken, or the host is not this computer's.
     """
-    from tvm.rpc.base import TrackerCode
-    from tvm.rpc.tracker import PopenTrackerServerState
+    from microddsp.micro.farm.guarded import run_tracker
 
     try:
-        state = PopenTrackerServerState(host, port, port + 1, silent=True)
-    except (OSError, ValueError) as error:
+        run_tracker(host, port, _GREETING_S, started)
+    except OSError as error:
         raise BoardError(
             f"the tracker cannot listen on {host}:{port}: {error}", hint="another --port"
         ) from error
-    try:
-        started(state.port)
-        state.thread.join()
-    finally:
-        if state.thread.is_alive():
-            with _connected(Tracker(host, state.port), ANSWER_S) as connection:
-                _ask(connection, [TrackerCode.STOP, state.stop_key])
-            state.thread.join(ANSWER_S)
 
 
 def tracker_status(tracker: Tracker) -> list[KeyStatus]:
@@ -70,7 +63,7 @@ def tracker_status(tracker: Tracker) -> list[KeyStatus]:
     from tvm.rpc.base import TrackerCode
 
     with _connected(tracker, ANSWER_S) as connection:
-        summary = _ask(connection, [TrackerCode.SUMMARY])[1]
+        summary = _ask(connection, [TrackerCode.SUMMARY])
     boards = Counter(info["key"].partition(":")[2] for info in summary["server_info"])
     queues = summary["queue_info"]
     found = [
@@ -85,15 +78,20 @@ def tracker_status(tracker: Tracker) -> list[KeyStatus]:
     return [status for status in found if status.boards or status.waiting]
 
 
-def acquire(tracker: Tracker, key: str, wait_s: float) -> socket.socket:
-    """A connection to the server of a free board, which is ours until it is closed.
+def acquire(tracker: Tracker, key: str, wait_s: float, *, lost: bool = False) -> socket.socket:
+    """A connection to the server of a free board, which is ours until it is closed. `lost`: there
+    was one before, so that a key without a board is waited for like a free board.
 
     Raises:
         BoardError: There is no tracker, it has no board of that key, or none became free in time.
+        ParameterError: The time makes no sense.
     """
+    if not 0.0 <= wait_s < _MOST_S:
+        raise ParameterError(f"wait_s must be 0 or more and below {_MOST_S:g}, got {wait_s:g}")
     deadline = time.monotonic() + wait_s
+    if not lost:
+        _check_known(tracker, key, min(deadline, time.monotonic() + _COMES_BACK_S))
     while True:
-        _check_known(tracker, key)
         host, port, match = _wait_for_server(tracker, key, deadline, wait_s)
         try:
             return _greet(host, port, match)
@@ -105,11 +103,16 @@ def acquire(tracker: Tracker, key: str, wait_s: float) -> socket.socket:
             time.sleep(_RETRY_S)
 
 
-def _check_known(tracker: Tracker, key: str) -> None:
-    known = {status.key for status in tracker_status(tracker) if status.boards}
-    if key not in known:
-        hint = nearest(key, known) if known else "it has no boards: microddsp farm serve"
-        raise BoardError(f"the tracker at {tracker} has no board {key!r}", hint=hint)
+def _check_known(tracker: Tracker, key: str, deadline: float) -> None:
+    """Servers that are started anew, or look for the tracker, are away for a moment."""
+    while True:
+        known = {status.key for status in tracker_status(tracker) if status.boards}
+        if key in known:
+            return
+        if time.monotonic() + _RETRY_S > deadline:
+            hint = nearest(key, known) if known else "it has no boards: microddsp farm serve"
+            raise BoardError(f"the tracker at {tracker} has no board {key!r}", hint=hint)
+        time.sleep(_RETRY_S)
 
 
 def _wait_for_server(
@@ -120,7 +123,7 @@ def _wait_for_server(
     with _connected(tracker, ANSWER_S) as connection:
         connection.settimeout(max(0.001, deadline - time.monotonic()))
         try:
-            host, port, match = _ask(connection, [TrackerCode.REQUEST, key, "", 1])[1]
+            host, port, match = _ask(connection, [TrackerCode.REQUEST, key, "", 1])
         except TimeoutError as error:
             connection.close()  # takes the request out of the queue, and out of the figures
             raise _nothing_free(tracker, key, wait_s) from error
@@ -172,14 +175,14 @@ def _connected(tracker: Tracker, timeout_s: float) -> Iterator[socket.socket]:
             if struct.unpack("<i", base.recvall(connection, 4))[0] != base.RPC_TRACKER_MAGIC:
                 raise BoardError(f"what listens at {tracker} is no tracker")
             yield connection
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # a name may be none that can be asked for
         raise BoardError(
             f"there is no tracker at {tracker}: {error}", hint="microddsp farm tracker starts one"
         ) from error
 
 
 def _ask(connection: socket.socket, question: list[Any]) -> Any:
-    """TVM's answer to a question.
+    """TVM's answer to a question: a code and what was asked for.
 
     Raises:
         OSError: The connection ended; a TimeoutError where there is no answer.
@@ -188,6 +191,9 @@ def _ask(connection: socket.socket, question: list[Any]) -> Any:
 
     base.sendjson(connection, question)
     try:
-        return base.recvjson(connection)
-    except json.JSONDecodeError as error:
+        code, answer = base.recvjson(connection)
+    except (ValueError, TypeError) as error:
         raise OSError("it speaks another protocol") from error
+    if code != base.TrackerCode.SUCCESS:
+        raise OSError("it refuses the question")
+    return answer

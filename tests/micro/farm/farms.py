@@ -93,10 +93,10 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def new_farm() -> Farm:
+def new_farm(first: str = "") -> Farm:
     port = free_port()
     farm = Farm(f"127.0.0.1:{port}")
-    farm.start("tracker", "--port", str(port), until=1)
+    farm.start("tracker", "--port", str(port), until=1, first=first)
     return farm
 
 

@@ -251,4 +251,4 @@ def test_nothing_is_left_of_a_farm_that_is_killed_in_use(
         link.call(link.session.get_function, "process")
     link.close()
     with pytest.raises(BoardError, match="has no board 'lab'"):
-        request(farm.tracker, "lab", image, find_board(BOARD))
+        request(farm.tracker, "lab", image, find_board(BOARD), wait_s=0.0)

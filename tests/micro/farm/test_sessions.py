@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from microddsp.cli.app import main
-from microddsp.errors import BoardError, DeviceFaultError, DeviceTimeoutError
+from microddsp.errors import BoardError, DeviceFaultError, DeviceTimeoutError, ParameterError
 from microddsp.micro.boards import find_board
 from microddsp.micro.farm import request
 from microddsp.micro.session import BoardSession, open_board
@@ -95,9 +95,9 @@ def test_the_server_refuses_firmware_for_another_board(farm: Farm, image: bytes)
 
 def test_an_unknown_key_names_the_nearest(farm: Farm, probe: Maker, image: bytes) -> None:
     with pytest.raises(BoardError, match="has no board 'mps2-an38'.*\n.*did you mean 'mps2-an386'"):
-        request(farm.tracker, "mps2-an38", image, find_board(BOARD))
+        request(farm.tracker, "mps2-an38", image, find_board(BOARD), wait_s=0.0)
     with pytest.raises(BoardError, match="has no board 'lab'"):
-        open_board(f"rpc://{farm.tracker}/lab", probe())
+        open_board(f"rpc://{farm.tracker}/lab", probe(), wait_s=0.0)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +139,29 @@ def test_something_else_at_the_trackers_port_is_no_tracker(image: bytes) -> None
         threading.Thread(target=answer, daemon=True).start()
         with pytest.raises(BoardError, match="is no tracker"):
             request(f"127.0.0.1:{port}", BOARD, image, find_board(BOARD))
+
+
+@pytest.mark.parametrize("wait_s", [-1.0, float("inf"), float("nan")])
+def test_a_wait_that_makes_no_sense_is_refused(farm: Farm, image: bytes, wait_s: float) -> None:
+    with pytest.raises(ParameterError, match="wait_s must be"):
+        ask(farm, image, wait_s=wait_s)
+
+
+def test_what_repeats_the_question_and_what_is_no_name_are_no_tracker(image: bytes) -> None:
+    def repeat(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection:
+            while said := connection.recv(100):
+                connection.sendall(said)
+
+    with socket.create_server(("127.0.0.1", 0)) as echo:
+        thread = threading.Thread(target=repeat, args=(echo,))
+        thread.start()
+        with pytest.raises(BoardError, match="speaks another protocol"):
+            request(f"127.0.0.1:{echo.getsockname()[1]}", BOARD, image, find_board(BOARD))
+        thread.join()
+    with pytest.raises(BoardError, match="there is no tracker at a..b:9190"):
+        request("a..b:9190", BOARD, image, find_board(BOARD))
 
 
 def test_a_client_that_is_killed_frees_its_board(farm: Farm, image: bytes) -> None:
