@@ -96,6 +96,11 @@ def create(
         return
     if archive is None or directory is None:
         raise typer.BadParameter("Missing argument: microddsp micro create MODEL.tar DIR")
+    if directory.is_file() and not archive.is_file():
+        raise typer.BadParameter(
+            f"the model comes first: microddsp micro create {directory} {archive}\n"
+            "tvmc's order is that of micro create-project"
+        )
     check_archive(archive)
     given = parse_options(option or ())
     if board is not None:

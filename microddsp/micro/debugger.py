@@ -20,6 +20,7 @@ from microddsp.errors import BoardError, LinkError
 from microddsp.micro.boards import Board, check_portless
 from microddsp.micro.platforms import Project
 from microddsp.micro.platforms.flash import fill
+from microddsp.micro.rpc.start import check_built
 from microddsp.micro.rpc.symbols import Symbols
 from microddsp.micro.session import BoardSession, open_link
 from microddsp.micro.tools import find_tool
@@ -62,10 +63,7 @@ class DebugServer:
         """
         self.board = _board_to_debug(project)
         check_portless(self.board, port, serial_number)
-        if not project.image.is_file():
-            raise BoardError(
-                f"there is no firmware {str(project.image)!r}", hint="build the project first"
-            )
+        check_built(project.image)
         number = _free_port(gdb_port or 0)
         self.address = f"{_LOOPBACK}:{number}"
         function = f"{project.signatures[0].name}_process"

@@ -173,6 +173,19 @@ def test_a_project_that_lost_one_of_its_models_is_told(edited: Edit, tmp_path: P
     models = [make_model(target="host"), renamed(make_model(target="host"), "other")]
     with pytest.raises(TemplateError, match="the project has another model"):
         create_project(tmp_path / "fw", models, platform=Template(folder))
+    assert not (tmp_path / "fw").exists()  # it can be tried again
+    (tmp_path / "fw").mkdir()
+    with pytest.raises(TemplateError, match="the project has another model"):
+        create_project(tmp_path / "fw", models, platform=Template(folder))
+    assert not any((tmp_path / "fw").iterdir())
+
+
+def test_a_project_of_a_template_that_is_not_built_is_told(tmp_path: Path) -> None:
+    create_project(tmp_path / "fw", make_model(target="host"), platform=Template(EXAMPLE))
+    for use in (flash_project, open_project):
+        with pytest.raises(BoardError, match="there is no firmware") as said:
+            use(tmp_path / "fw")
+        assert said.value.hint == "build the project first"
 
 
 def test_a_device_of_a_template_fails_as_any_other(example: Path) -> None:

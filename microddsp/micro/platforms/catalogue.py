@@ -25,5 +25,5 @@ def find_platform(name: str) -> Platform:
             hint="--template-dir DIR, platform=Template(folder)",
         )
     if name not in PLATFORMS:
-        raise BoardError(f"unknown platform {name!r}", hint=nearest(name, PLATFORMS))
+        raise BoardError(f"unknown platform {name!r}", hint=nearest(name, [*PLATFORMS, "template"]))
     return PLATFORMS[name]

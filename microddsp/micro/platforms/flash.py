@@ -8,6 +8,7 @@ from pathlib import Path
 from microddsp.errors import BoardError
 from microddsp.micro.boards import Serial
 from microddsp.micro.platforms.platform import Project
+from microddsp.micro.rpc.start import check_built
 from microddsp.micro.tools import find_tool
 
 _LIMIT_S = 180.0
@@ -23,10 +24,7 @@ def write_flash(project: Project, port: str | None, serial_number: str | None) -
     if serial is None:
         name = project.board.name if project.board else project.platform
         raise BoardError(f"{name} has no flash to write", hint="run it")
-    if not project.image.is_file():
-        raise BoardError(
-            f"there is no firmware {str(project.image)!r}", hint="build the project first"
-        )
+    check_built(project.image)
     flash_image(serial, project.image, port, serial_number)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,8 +52,9 @@ def create_project(
     check_options(kind, given | ({"board": board} if isinstance(board, str) else {}))
     check_folder(where, force)
     _drop_firmware(where)
-    project = kind.create(where, models, chosen, given)
-    _write_manifest(project, models)
+    with _whole_or_nothing(where):
+        project = kind.create(where, models, chosen, given)
+        _write_manifest(project, models)
     return project
 
 
@@ -66,6 +69,25 @@ def check_folder(where: Path, force: bool) -> None:
     if not force and where.exists() and any(where.iterdir()):
         hint = "--force (force=True) writes into it"
         raise ProjectError("is there and not empty", where=str(where), hint=hint)
+
+
+@contextmanager
+def _whole_or_nothing(where: Path) -> Iterator[None]:
+    """A project that fails half written leaves a new folder as it was: absent, or empty."""
+    there = where.exists()
+    new = not there or not any(where.iterdir())
+    try:
+        yield
+    except BaseException:
+        if new and where.is_dir():
+            for made in list(where.iterdir()):
+                if made.is_dir() and not made.is_symlink():
+                    shutil.rmtree(made, ignore_errors=True)
+                else:
+                    made.unlink(missing_ok=True)
+            if not there:
+                where.rmdir()
+        raise
 
 
 def _drop_firmware(where: Path) -> None:

@@ -21,6 +21,7 @@ from microddsp.micro.platforms.processes import first_errors
 from microddsp.micro.platforms.texts import RUNTIME, check_model_names, render, server_values
 from microddsp.micro.project_api import server as api
 from microddsp.micro.project_api.client import ProjectClient
+from microddsp.micro.rpc.start import check_built
 
 if TYPE_CHECKING:
     from microddsp.micro.package.model import CompiledModel
@@ -117,8 +118,9 @@ class Template:
         """Let the project write its firmware into the board.
 
         Raises:
-            BoardError: It fails, or takes no port or serial number.
+            BoardError: Not built, it fails, or takes no port or serial number.
         """
+        _check_built(project)
         with self._started() as (client, info):
             chosen = _with_port(info, project.options, "flash", port, serial_number)
             client.flash(_values(info, chosen, "flash"))
@@ -127,11 +129,18 @@ class Template:
         """The project's own transport.
 
         Raises:
-            BoardError: It takes no port, or an option has a wrong value.
+            BoardError: Not built, it takes no port, or an option has a wrong value.
         """
+        _check_built(project)
         chosen = _with_port(self.info, project.options, "open_transport", port, None)
         values = _values(self.info, chosen, "open_transport")
         return [TEMPLATE, str(self.folder.resolve()), json.dumps(values)]
+
+
+def _check_built(project: Project) -> None:
+    """A template need not tell of a firmware; where it does, it is there once it was built."""
+    if project.image != project.directory:
+        check_built(project.image)
 
 
 def write_runtime(folder: Path, models: Sequence[CompiledModel]) -> None:

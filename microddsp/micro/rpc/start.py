@@ -30,8 +30,7 @@ def start_command(board: Board, image: Path, port: str | None = None) -> list[st
             raise BoardError(f"{board.name} needs a serial port", hint='port="/dev/ttyACM0"')
         resets = "yes" if board.serial.break_resets else "no"
         return ["serial", port, str(board.serial.baud), resets]
-    if not image.is_file():
-        raise BoardError(f"there is no firmware {str(image)!r}", hint="build the project first")
+    check_built(image)
     if board.qemu is None:
         return ["spawn", str(image.resolve())]
     return ["uart" if board.qemu.uart else "spawn", *qemu_command(board, image)]
@@ -45,11 +44,16 @@ def qemu_command(board: Board, image: Path) -> list[str]:
     """
     assert board.qemu
     qemu = find_tool(board.qemu.binary, f"run {board.name}")
-    if not image.is_file():
-        raise BoardError(f"there is no firmware {str(image)!r}", hint="build the project first")
+    check_built(image)
     return [
         *(qemu, "-M", board.qemu.machine, "-icount", f"shift={board.qemu.icount_shift}"),
         *("-display", "none", "-nodefaults", "-no-reboot"),
         *(_BY_UART if board.qemu.uart else _BY_SEMIHOSTING),
         *("-kernel", str(image.resolve())),
     ]
+
+
+def check_built(image: Path) -> None:
+    """Raises BoardError where there is no such firmware."""
+    if not image.is_file():
+        raise BoardError(f"there is no firmware {str(image)!r}", hint="build the project first")

@@ -17,6 +17,7 @@ from microddsp.micro.platforms.zephyr.installation import (
     need_west,
     toolchain,
 )
+from microddsp.micro.rpc.start import check_built
 from microddsp.micro.tools import find_tool
 
 BUILD = "build"
@@ -90,8 +91,7 @@ def flash(project: Project, serial_number: str | None = None) -> None:
     Raises:
         BoardError: Not built, west is missing, or it fails.
     """
-    if not project.image.is_file():
-        raise BoardError("there is no firmware", hint="build the project first")
+    check_built(project.image)
     base = find_zephyr(project.directory)
     where = str(project.image.resolve().parents[1])
     which = ["--dev-id", serial_number] if serial_number else []
