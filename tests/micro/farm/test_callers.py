@@ -28,13 +28,13 @@ from tests.micro.farm.farms import BOARD, Farm, Running, ask, free, new_farm, so
 pytestmark = pytest.mark.qemu
 
 IMPATIENT = "from microddsp.micro.farm import server, tracker\n"
-IMPATIENT += "server._TOO_SHORT_S, server._GREETING_S, tracker._GREETING_S = 0.1, 1, 1.0"
+IMPATIENT += "server._TOO_SHORT_S, server._GREETING_S, tracker._GREETING_S = 0.1, 2, 1.0"
 GREETING = struct.pack("<i", 0xFF271)
 
 
 @pytest.fixture(scope="module")
 def farm() -> Iterator[Farm]:
-    """A tracker and a single board, that are patient for one second."""
+    """A tracker and a single board, that are patient for two seconds and for one."""
     made = new_farm(IMPATIENT)
     words = ("serve", "--tracker", made.tracker, "--board", BOARD)
     try:
