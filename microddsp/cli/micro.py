@@ -284,12 +284,12 @@ def debug(
     with DebugServer(
         project, signals, gdb_port=gdb_port, port=port, serial_number=serial_number
     ) as server:
-        typer.echo(f"{server.board.name} waits for gdb at {server.address}:")
-        typer.echo(f"  {server.gdb_command}")
-        if not server.has_lines:
-            typer.echo("the firmware has no line information: build it with -g", err=True)
-        typer.echo("Ctrl-C ends it")
         try:
+            typer.echo(f"{server.board.name} waits for gdb at {server.address}:")
+            typer.echo(f"  {server.gdb_command}")
+            if not server.has_lines:
+                typer.echo("the firmware has no line information: build it with -g", err=True)
+            typer.echo("Ctrl-C ends it")
             server.wait()
         except KeyboardInterrupt:
             typer.echo("ended")
