@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 
 import tvm
 from tvm import relax
 from tvm.ir import IRModule
 from tvm.ir.transform import PassContext
 
-from microddsp.relax_ops.choices import made
+from microddsp.relax_ops.choices import Made, made
 from microddsp.relax_ops.origins import from_units, units_of_call
 from microddsp.schedules.filter_form import USUAL_FORMS
 from microddsp.schedules.graph import builder_without_main, operands, operator_name, replace
@@ -82,9 +82,9 @@ def _rewrite(mod: IRModule, loops: LoopShape) -> IRModule:
             for var in sorted(inner, key=order.__getitem__)
             if uses.get(var, set()) - {id(g)} and not isinstance(var.ty, relax.TupleType)
         ]
-        results = _emit_loop(builder, g, names[id(g)], wanted, items, value_of, loops, free)
-        for var, value in results.items():
-            remap[var] = value
+        name = names[id(g)]
+        loop = made(lambda: make_loop(g, name, wanted, items, value_of, loops, free))
+        remap.update(_emit_loop(builder, g, name, wanted, loop))
         done.update(inner)
 
     order = {b.var: i for i, b in enumerate(bindings)}
@@ -167,13 +167,9 @@ def _emit_loop(
     g: Group,
     name: str,
     wanted: list[relax.Var],
-    items: dict[relax.Var, tuple[relax.Var, int]],
-    value_of: Callable[[relax.Expr], relax.Expr],
-    loops: LoopShape,
-    free: Container[relax.Var],
+    kernel: Made,
 ) -> dict[relax.Var, relax.Expr]:
-    """Build the function of one group and call it; returns what each wanted variable became."""
-    kernel = made(lambda: make_loop(g, name, wanted, items, value_of, loops, free))
+    """Call the function of a group; returns what each wanted variable became."""
     results = kernel.function.params[len(kernel.arguments) :]
     types = [relax.TensorType([int(n) for n in p.shape], str(p.dtype)) for p in results]
     added = builder.add_func(kernel.function, name)

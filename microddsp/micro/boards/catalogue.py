@@ -31,11 +31,15 @@ def read_board(path: Path) -> Board:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BoardError(f"cannot be read: {error}", where=str(path)) from error
     except ValidationError as error:
-        wrong = "; ".join(
-            ": ".join(filter(None, (".".join(map(str, item["loc"])), _words(item["msg"]))))
-            for item in error.errors()
-        )
-        raise BoardError(wrong, where=str(path)) from error
+        raise BoardError(wrong_fields(error), where=str(path)) from error
+
+
+def wrong_fields(error: ValidationError) -> str:
+    """What a board cannot be, with the names of its fields."""
+    return "; ".join(
+        ": ".join(filter(None, (".".join(map(str, item["loc"])), _words(item["msg"]))))
+        for item in error.errors()
+    )
 
 
 def _words(message: str) -> str:

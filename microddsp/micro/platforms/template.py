@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from microddsp.errors import ArchiveError, BoardError, OptionError, TemplateError
 from microddsp.micro.boards import Board
+from microddsp.micro.boards.catalogue import wrong_fields
 from microddsp.micro.platforms.platform import Option, Project
 from microddsp.micro.platforms.processes import first_errors
 from microddsp.micro.platforms.texts import RUNTIME, check_model_names, render, server_values
@@ -187,12 +188,8 @@ def _board(info: api.ServerInfo, directory: Path) -> Board | None:
     try:
         return Board.model_validate({**fallback, **info.board, "template": True})
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()
-        )
-        raise TemplateError(
-            f"the project's board makes no sense: {wrong}", where=str(directory)
-        ) from error
+        wrong = f"the project's board makes no sense: {wrong_fields(error)}"
+        raise TemplateError(wrong, where=str(directory)) from error
 
 
 def _values(info: api.ServerInfo, options: Mapping[str, str], step: str) -> dict[str, Any]:
