@@ -30,24 +30,11 @@ from microddsp.micro.rpc.link import Link
 from microddsp.micro.rpc.start import start_command
 from microddsp.micro.rpc.symbols import Symbols
 from microddsp.micro.session import BoardSession, open_project
-from tests.micro.noisy_line import NoisyLine
+from tests.micro.noisy_line import LINE_BOARD, NoisyLine
 
 Maker = Callable[..., CompiledModel]
 Start = Callable[..., NoisyLine]
 
-BOARD = """description = "this computer behind a serial line"
-target = "host"
-clock_hz = 1_000_000_000
-stack_bytes = 1048576
-
-[ram]
-origin = 0
-kbytes = 4096
-
-[serial]
-driver = "uart_posix.c"
-baud = 4_000_000
-"""
 HELPERS = """#include "rpc_server.h"
 """
 BODY = """    if (x[0] == 1e6f) {
@@ -71,7 +58,7 @@ BOARDS = Path(__file__).resolve().parents[2] / "microddsp/micro/boards"
 def project(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Project:
     probe: Maker = request.getfixturevalue("probe")
     folder = tmp_path_factory.mktemp("line")
-    (folder / "behind-a-line.toml").write_text(BOARD)
+    (folder / "behind-a-line.toml").write_text(LINE_BOARD)
     board = find_board(str(folder / "behind-a-line.toml"))
     create_project(folder / "fw", probe(BODY, target="host", helpers=HELPERS), board)
     build_project(folder / "fw")
@@ -190,7 +177,7 @@ def test_a_board_that_a_break_resets_gets_one_when_a_session_begins(
 ) -> None:
     """A pseudo-terminal lets a break go by: that it is sent is seen where it is sent."""
     file = tmp_path / "resets.toml"
-    file.write_text(BOARD + "break_resets = true\n")
+    file.write_text(LINE_BOARD + "break_resets = true\n")
     port = line(0.0).port
     command = start_command(find_board(str(file)), project.image, port)
     assert command == ["serial", port, "4000000", "yes"]

@@ -18,24 +18,17 @@ from microddsp.micro.package.model import CompiledModel
 from microddsp.micro.session import BoardSession, open_board
 from microddsp.signature import OutputStructure
 from tests.micro.farm.farms import BOARD, ONES, Farm, Maker, address, ask, free_port, soon
-from tests.micro.noisy_line import NoisyLine
+from tests.micro.noisy_line import LINE_BOARD, NoisyLine
 
 pytestmark = pytest.mark.qemu
 
 
-LINE = """description = "this computer behind a serial line"
-target = "host"
-clock_hz = 1_000_000_000
-stack_bytes = 1048576
-[ram]
-origin = 0
-kbytes = 4096
-[serial]
-driver = "uart_posix.c"
-baud = 4_000_000
-flash = ["cp", "--remove-destination", "{image}", "IMAGE"]
+LINE = (
+    LINE_BOARD
+    + """flash = ["cp", "--remove-destination", "{image}", "IMAGE"]
 reset = ["kill", "-USR1", "RELAY"]
 """
+)
 
 
 @pytest.mark.slow
