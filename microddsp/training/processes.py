@@ -6,6 +6,7 @@ Start the script with `torchrun --nproc-per-node N script.py`; nothing in it cha
 from __future__ import annotations
 
 import atexit
+import importlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,6 +80,10 @@ def processes() -> Processes:
     if not torch.distributed.is_initialized():
         if int(os.environ.get("WORLD_SIZE", "1")) <= 1 or "RANK" not in os.environ:
             return Processes()
+        # Its functions take the group as a default argument. Loaded later (an optimiser does so),
+        # they would keep the group past its end, and its threads would run while Python ends: a
+        # thread that then lets go of a tensor aborts the process.
+        importlib.import_module("torch.distributed.nn.functional")
         torch.distributed.init_process_group("gloo")
         atexit.register(torch.distributed.destroy_process_group)
     return Processes(torch.distributed.get_rank(), torch.distributed.get_world_size())

@@ -20,7 +20,7 @@ from microddsp.micro.platforms import build_project, create_project, read_projec
 from microddsp.micro.rpc.bridge import LOG, Device, Packets
 from microddsp.micro.rpc.frames import HELLO, WELCOME, pack, unpack
 from microddsp.micro.rpc.start import qemu_command
-from tests.micro.test_serial_link import BOARD as LINE_BOARD
+from tests.micro.noisy_line import LINE_BOARD
 
 Maker = Callable[..., CompiledModel]
 
