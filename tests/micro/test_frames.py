@@ -16,7 +16,9 @@ import pytest
 
 from microddsp.micro.platforms.texts import RUNTIME
 from microddsp.micro.rpc.frames import (
+    ASK,
     DATA,
+    HELLO,
     LARGEST,
     LEAST,
     WELCOME,
@@ -215,6 +217,29 @@ def test_a_session_that_begins_in_the_middle_of_a_frame_is_alone(line: Start) ->
         host.close()
 
 
+def test_a_question_is_answered_by_the_reply_and_a_piece_of_one_at_once(line: Start) -> None:
+    port = os.open(line(1024).port, os.O_RDWR | os.O_NOCTTY)
+    tty.setraw(port)
+
+    def exchange(frame: bytes, answers: int) -> list[bytes]:
+        """An empty frame behind it ends what the device says of the first."""
+        os.write(port, frame + pack(DATA, 7, 0, 0, LEAST))
+        heard = b""
+        while heard.count(b"\0") < 2 * (answers + 1):
+            heard += os.read(port, 4096)
+        return [frame[5] for frame in frames_of(heard)[:answers]]
+
+    os.write(port, pack(HELLO, 7, 0, 0, 1024))
+    heard = b""
+    while not any(frame[0] == WELCOME for frame in frames_of(heard)):
+        heard += os.read(port, 4096)
+    assert exchange(pack(ASK, 7, 0, 0, 1024, b"\3\0abc"), 1) == [b"abc"]
+    assert exchange(pack(DATA, 7, 5, 3, 1024, b"\3\0abc"), 2) == [b"", b"abc"]
+    assert exchange(pack(ASK, 7, 10, 6, 1024, b"\3\0ab"), 1) == [b""]
+    assert exchange(pack(ASK, 7, 14, 6, 1024, b"c"), 1) == [b"abc"]
+    os.close(port)
+
+
 # ---- the host's end ----
 
 
@@ -245,6 +270,53 @@ def test_a_device_that_computes_is_asked_for_short_answers_and_then_sends_long_o
     frames.feed(pack(DATA, 5, 0, 8, 1024, bytes(1024)), 9.0)
     frames.expect(True, 9.0)
     assert last(frames)[3:] == (1024, 1024, b"")
+
+
+def asked(frames: Frames, now: float) -> Frame:
+    frames.expect(True, now)
+    frames.send(b"question", now)
+    return last(frames)
+
+
+def test_the_host_waits_for_the_reply_alone_where_the_device_is_quick() -> None:
+    frames = welcomed(1024)
+    byte_s, ack = 10 / 115200, 8
+    kind, *_, question = asked(frames, 1.0)
+    assert (kind, question) == (DATA, b"question")
+    taken, reply = pack(DATA, 5, 0, ack, 1024), pack(DATA, 5, 0, ack, 1024, b"reply")
+    now = 1.0 + byte_s * len(pack(DATA, 5, 0, 0, 1024, b"question") + taken + reply)
+    frames.feed(taken, now + 0.001)
+    assert frames.feed(reply, now + 0.004) == b"reply"
+    # a device of 4 ms: from now on its reply is the answer
+    kind, *_, question = asked(frames, 2.0)
+    assert (kind, question) == (ASK, b"question")
+    due = frames.deadline()
+    assert due is not None
+    # no reply: the device computes, or the question was lost, which a short one finds out
+    frames.tick(due)
+    kind, _, _, _, most, question = last(frames)
+    assert (kind, most, question) == (DATA, LEAST, b"")
+    frames.feed(pack(DATA, 5, 5, ack, 1024), due + 0.1)
+    kind, _, _, _, most, question = last(frames)
+    assert (kind, most, question) == (DATA, 1024, b"question")
+    frames.feed(pack(DATA, 5, 5, ack + 8, 1024, b"slow"), due + 1.0)
+    assert asked(frames, 9.0)[0] == DATA
+
+
+def test_a_damaged_reply_is_asked_for_again_without_waiting_for_it_alone() -> None:
+    frames = welcomed(1024)
+    asked(frames, 1.0)
+    assert frames.feed(pack(DATA, 5, 0, 8, 1024, b"reply"), 1.005) == b"reply"
+    assert asked(frames, 2.0)[0] == ASK
+    reply = bytearray(pack(DATA, 5, 5, 16, 1024, b"reply"))
+    reply[-4] ^= 1
+    assert frames.feed(bytes(reply), 2.01) == b""
+    due = frames.deadline()
+    assert due is not None
+    frames.tick(due)
+    again = last(frames)
+    assert (again[0], again[5]) == (DATA, b"question")
+    assert frames.feed(pack(DATA, 5, 5, 16, 1024, b"reply"), 2.1) == b"reply"
 
 
 def test_a_whole_answer_is_acknowledged_by_the_next_question() -> None:

@@ -105,6 +105,7 @@ def test_a_block_is_one_exchange_of_few_bytes(
         with BoardSession(slow, port=noisy.port, timeout_s=20.0) as board:
             board.run(np.ones((1, 8 * count), np.float32))
     noisy.close()
+    # A device that did not compute for long answers with its reply; the first time is not known.
     for who, frames, most_bytes in (("host", 1, 80), ("device", 2, 80)):
         coded = [part for part in (tmp_path / f"said.{who}").read_bytes().split(b"\0") if part]
         of_session: dict[int, list[bytes]] = {}
@@ -113,7 +114,7 @@ def test_a_block_is_one_exchange_of_few_bytes(
             assert frame
             of_session.setdefault(frame[1], []).append(part)
         first, second = of_session.values()
-        assert len(second) - len(first) == 10 * frames
+        assert 10 <= len(second) - len(first) <= 10 * frames
         assert sum(map(len, second)) - sum(map(len, first)) < 10 * most_bytes
 
 

@@ -11,7 +11,7 @@ import re
 import struct
 import zlib
 
-HELLO, WELCOME, DATA, UNKNOWN = 0x31, 0x32, 0x33, 0x34
+HELLO, WELCOME, DATA, UNKNOWN, ASK = 0x31, 0x32, 0x33, 0x34, 0x35
 LARGEST = 4096  # bytes of payload that the host takes
 LEAST = 8  # bytes a frame on a bad line
 _HEAD = struct.Struct("<BHHHHH")
@@ -26,6 +26,7 @@ _SLOW = 64  # unless it has no more bytes
 _LONGEST_S = 0.1
 _HELLO_S = 0.1
 _GROW_AFTER = 4  # good frames
+_QUICK_S = 0.005  # less than the host waits before it repeats
 
 
 def encode(frame: bytes) -> bytes:
@@ -113,6 +114,8 @@ class Frames:
         self._limit = self._most
         self._noisy = False  # since the last frame that was sent
         self._good = 0
+        self._quick = False  # the device computed for less than _QUICK_S, last time
+        self._asked: float | None = None  # when it had all of a question, not yet replied to
         self._patience = 0.0
         self._sent = now
         self._hello(now)
@@ -136,6 +139,10 @@ class Frames:
             self._hello(now)
             return
         patience = min(1.5 * self._patience, _LONGEST_S)
+        if self._quick and self._in_flight == len(self._pending) and self.waiting:
+            # It may compute for longer now. Whether it does, an answer to a short question tells.
+            self._quick = False
+            self._in_flight = 0
         if self._in_flight or self._noisy:
             self._shrink()
             self._transmit(now)
@@ -157,6 +164,8 @@ class Frames:
 
     def feed(self, data: bytes, now: float) -> bytes:
         """What came over the line; gives what of the device's bytes is new."""
+        if self._asked is not None:
+            self._asked += len(data) * self._byte_s
         received = bytearray()
         *ended, rest = data.split(b"\0")
         for part in ended:
@@ -204,6 +213,9 @@ class Frames:
         self._next_in = (self._next_in + len(new)) & 0xFFFF
         self.moved += len(new)
         self._owing = self._owing or bool(new)
+        if new and self._asked is not None:
+            self._quick = now - self._asked < _QUICK_S
+            self._asked = None
         if self._pending and not self._in_flight:
             self._transmit(now)
         return new
@@ -219,6 +231,7 @@ class Frames:
 
     def _shrink(self) -> None:
         self._good = 0
+        self._quick = False
         self._limit = max(self._limit // 2, LEAST)
 
     def _gap(self) -> float:
@@ -229,7 +242,10 @@ class Frames:
         payload = bytes(self._pending[: self._limit])
         self._in_flight = len(payload)
         self._exposed = max(self._exposed, len(payload))
-        self._put(now, DATA, self._limit, payload)
+        question = bool(payload) and len(payload) == len(self._pending)
+        self._put(now, ASK if question and self._quick else DATA, self._limit, payload)
+        if question:
+            self._asked = now + len(self.outgoing) * self._byte_s
 
     def _hello(self, now: float) -> None:
         self._put(now, HELLO, self._most)

@@ -29,6 +29,7 @@ static uint8_t out[FRAME_PAYLOAD]; /* not acknowledged */
 static size_t out_used;
 static size_t limit;
 
+static int owing;   /* an answer to a frame */
 static int renewed; /* a session began, of which the server does not know yet */
 
 static uint32_t crc32(uint32_t crc, uint8_t byte)
@@ -131,6 +132,7 @@ static void send(enum frame_kind kind, uint16_t to, const uint8_t *payload, size
 
 static void answer(void)
 {
+    owing = 0;
     send(FRAME_DATA, session, out, (out_used < limit) ? out_used : limit);
 }
 
@@ -206,6 +208,7 @@ static void begin(uint16_t with)
     in_at = 0u;
     in_end = 0u;
     out_used = 0u;
+    owing = 0;
     obey_limit();
     send(FRAME_WELCOME, session, NULL, 0u);
     renewed = 1;
@@ -233,15 +236,16 @@ static void take(void)
 static int hear(void)
 {
     const int whole = receive();
+    const int data = whole && ((coming.head[0] == FRAME_DATA) || (coming.head[0] == FRAME_ASK));
     const uint16_t of = get16(&coming.head[1]);
     if (whole && (coming.head[0] == FRAME_HELLO) && (of != 0u)) {
         begin(of);
-    } else if (whole && (coming.head[0] == FRAME_DATA) && (of != session)) {
+    } else if (data && (of != session)) {
         if (session == 0u) {
             send(FRAME_UNKNOWN, of, NULL, 0u);
         }
     } else if (session != 0u) {
-        if (whole && (coming.head[0] == FRAME_DATA)) {
+        if (data) {
             take();
         }
         return 1;
@@ -253,8 +257,14 @@ static int hear(void)
 
 static void step(void)
 {
-    if (hear()) {
+    if (owing) { /* the server has no reply yet: it waits for more */
         answer();
+    }
+    if (hear()) {
+        owing = 1;
+        if (coming.head[0] != FRAME_ASK) {
+            answer();
+        }
     }
 }
 

@@ -5,7 +5,9 @@
  * Both sides number their bytes: `seq` is that of the payload's first, `ack` the next one that is
  * wanted, `limit` the most that the other side shall send at once. The first frame of each side
  * says so for the whole session. The device answers each frame of its session, and each damaged
- * one, with one frame; the host sends again until it has an answer.
+ * one, with one frame, before it computes; a frame that asks, with the reply if it can. The host
+ * asks where the device computed for a few milliseconds last time, and sends again until it has an
+ * answer.
  *
  * The code is COBS with runs of zeros, of which requests have many. A byte tells what follows:
  *
@@ -27,7 +29,8 @@ enum frame_kind {
     FRAME_HELLO = 0x31,   /* a host begins a session: the device forgets all others */
     FRAME_WELCOME = 0x32, /* its answer */
     FRAME_DATA = 0x33,
-    FRAME_UNKNOWN = 0x34 /* the device has no session: it was reset */
+    FRAME_UNKNOWN = 0x34, /* the device has no session: it was reset */
+    FRAME_ASK = 0x35      /* data that the server's reply may answer */
 };
 
 #endif /* FRAMES_H */
