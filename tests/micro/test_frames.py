@@ -17,6 +17,7 @@ import pytest
 from microddsp.micro.platforms.texts import RUNTIME
 from microddsp.micro.rpc.frames import (
     ASK,
+    CHANGES,
     DATA,
     HELLO,
     LARGEST,
@@ -64,7 +65,7 @@ class Host:
         tty.setraw(self.fd)
         self.frames = Frames(session, baud, time.monotonic())
         self.frames.expect(True, time.monotonic())
-        self.sent: list[Frame] = []
+        self.said = b""
         self.heard = b""
 
     def echo(self, data: bytes, *, within_s: float = 20.0) -> bytes:
@@ -88,23 +89,29 @@ class Host:
 
     def _write(self) -> None:
         outgoing = self.frames.outgoing
-        self.sent += frames_of(bytes(outgoing))
+        self.said += outgoing
         while outgoing:
             select.select([], [self.fd], [])
             del outgoing[: os.write(self.fd, outgoing)]
 
     def longest(self) -> tuple[int, int]:
         """Of the payloads there and back."""
-        heard = frames_of(self.heard)
-        return max(len(f[5]) for f in self.sent), max(len(f[5]) for f in heard)
+        said, heard = frames_of(self.said), frames_of(self.heard)
+        return max(len(f[5]) for f in said), max(len(f[5]) for f in heard)
 
     def close(self) -> None:
         os.close(self.fd)
 
 
-def frames_of(data: bytes) -> list[Frame]:
-    frames = [unpack(coded) for coded in data.split(b"\0") if coded]
-    return [frame for frame in frames if frame is not None]
+def frames_of(data: bytes, before: bytes = b"") -> list[Frame]:
+    """All that are whole, of a side that took the payload `before` last."""
+    frames: list[Frame] = []
+    for coded in data.split(b"\0"):
+        frame = unpack(coded, before) if coded else None
+        if frame is not None:
+            frames.append(frame)
+            before = frame[5] or before
+    return frames
 
 
 @pytest.fixture(scope="module")
@@ -217,27 +224,62 @@ def test_a_session_that_begins_in_the_middle_of_a_frame_is_alone(line: Start) ->
         host.close()
 
 
-def test_a_question_is_answered_by_the_reply_and_a_piece_of_one_at_once(line: Start) -> None:
-    port = os.open(line(1024).port, os.O_RDWR | os.O_NOCTTY)
-    tty.setraw(port)
+class ByHand:
+    """A session of number 7 whose frames are written one by one."""
 
-    def exchange(frame: bytes, answers: int) -> list[bytes]:
-        """An empty frame behind it ends what the device says of the first."""
-        os.write(port, frame + pack(DATA, 7, 0, 0, LEAST))
+    def __init__(self, port: str) -> None:
+        self.fd = os.open(port, os.O_RDWR | os.O_NOCTTY)
+        tty.setraw(self.fd)
+        self._hear(pack(HELLO, 7, 0, 0, 1024), lambda frames: any(f[0] == WELCOME for f in frames))
+
+    def _hear(self, frame: bytes, enough: Callable[[list[Frame]], bool]) -> list[Frame]:
+        os.write(self.fd, frame)
         heard = b""
-        while heard.count(b"\0") < 2 * (answers + 1):
-            heard += os.read(port, 4096)
-        return [frame[5] for frame in frames_of(heard)[:answers]]
+        while not enough(frames_of(heard)):
+            heard += os.read(self.fd, 4096)
+        return frames_of(heard)
 
-    os.write(port, pack(HELLO, 7, 0, 0, 1024))
-    heard = b""
-    while not any(frame[0] == WELCOME for frame in frames_of(heard)):
-        heard += os.read(port, 4096)
-    assert exchange(pack(ASK, 7, 0, 0, 1024, b"\3\0abc"), 1) == [b"abc"]
-    assert exchange(pack(DATA, 7, 5, 3, 1024, b"\3\0abc"), 2) == [b"", b"abc"]
-    assert exchange(pack(ASK, 7, 10, 6, 1024, b"\3\0ab"), 1) == [b""]
-    assert exchange(pack(ASK, 7, 14, 6, 1024, b"c"), 1) == [b"abc"]
-    os.close(port)
+    def exchange(self, frame: bytes, answers: int) -> list[bytes]:
+        """The payloads of so many answers. An empty frame is answered behind them: a device that
+        answers more or less often is known by that."""
+        frame += pack(DATA, 7, 0, 0, LEAST)
+        heard = self._hear(frame, lambda frames: len(frames) > answers)
+        return [each[5] for each in heard[:answers]]
+
+
+def test_a_question_is_answered_by_the_reply_and_a_piece_of_one_at_once(line: Start) -> None:
+    device = ByHand(line(1024).port)
+    assert device.exchange(pack(ASK, 7, 0, 0, 1024, b"\3\0abc"), 1) == [b"abc"]
+    assert device.exchange(pack(DATA, 7, 5, 3, 1024, b"\3\0abc"), 2) == [b"", b"abc"]
+    assert device.exchange(pack(ASK, 7, 10, 6, 1024, b"\3\0ab"), 1) == [b""]
+    assert device.exchange(pack(ASK, 7, 14, 6, 1024, b"c"), 1) == [b"abc"]
+    os.close(device.fd)
+
+
+def test_changes_against_another_payload_are_a_damaged_frame(line: Start) -> None:
+    device = ByHand(line(1024).port)
+    ask, first = ASK | CHANGES, b"\3\0abc"
+    assert device.exchange(pack(ask, 7, 0, 0, 1024, first), 1) == [b"abc"]  # nothing before
+    assert device.exchange(pack(ask, 7, 5, 3, 1024, b"\2\0cb", first), 1) == [b"cb"]
+    # of a damaged frame the device knows nothing, so that it says the last thing again
+    assert device.exchange(pack(ask, 7, 9, 5, 1024, b"\3\0xyz", b"\2\0cd"), 1) == [b"cb"]
+    assert device.exchange(pack(ASK, 7, 9, 5, 1024, b"\3\0xyz"), 1) == [b"xyz"]
+    os.close(device.fd)
+
+
+def test_questions_that_are_alike_are_short(line: Start) -> None:
+    host = Host(line(1024).port, session=7)
+    data = some_bytes(150)
+    sizes = []
+    for length in (150, 150, 149, 3, 900, 151):  # as long as the one before, shorter, longer
+        changed = bytearray(some_bytes(length))
+        changed[:150] = data[:length]
+        changed[-1] ^= length & 0xFF
+        before = len(host.said)
+        assert host.echo(bytes(changed)) == changed
+        sizes.append(len(host.said) - before)
+    assert sizes[0] > 150 > 45 > sizes[1]
+    host.close()
 
 
 # ---- the host's end ----
@@ -250,8 +292,8 @@ def welcomed(limit: int, baud: int = 115200) -> Frames:
     return frames
 
 
-def last(frames: Frames) -> Frame:
-    found = frames_of(bytes(frames.outgoing))
+def last(frames: Frames, before: bytes = b"question") -> Frame:
+    found = frames_of(bytes(frames.outgoing), before)
     frames.outgoing.clear()
     return found[-1]
 
@@ -289,7 +331,7 @@ def test_the_host_waits_for_the_reply_alone_where_the_device_is_quick() -> None:
     assert frames.feed(reply, now + 0.004) == b"reply"
     # a device of 4 ms: from now on its reply is the answer
     kind, *_, question = asked(frames, 2.0)
-    assert (kind, question) == (ASK, b"question")
+    assert (kind, question) == (ASK | CHANGES, b"question")
     due = frames.deadline()
     assert due is not None
     # no reply: the device computes, or the question was lost, which a short one finds out
@@ -300,14 +342,14 @@ def test_the_host_waits_for_the_reply_alone_where_the_device_is_quick() -> None:
     kind, _, _, _, most, question = last(frames)
     assert (kind, most, question) == (DATA, 1024, b"question")
     frames.feed(pack(DATA, 5, 5, ack + 8, 1024, b"slow"), due + 1.0)
-    assert asked(frames, 9.0)[0] == DATA
+    assert asked(frames, 9.0)[0] == DATA | CHANGES
 
 
 def test_a_damaged_reply_is_asked_for_again_without_waiting_for_it_alone() -> None:
     frames = welcomed(1024)
     asked(frames, 1.0)
     assert frames.feed(pack(DATA, 5, 0, 8, 1024, b"reply"), 1.005) == b"reply"
-    assert asked(frames, 2.0)[0] == ASK
+    assert asked(frames, 2.0)[0] == ASK | CHANGES
     reply = bytearray(pack(DATA, 5, 5, 16, 1024, b"reply"))
     reply[-4] ^= 1
     assert frames.feed(bytes(reply), 2.01) == b""
@@ -349,7 +391,7 @@ def test_frames_become_short_where_nothing_arrives_and_long_again() -> None:
     for _ in range(29):
         taken += lengths[-1]
         frames.feed(pack(DATA, 5, 0, taken, 1024), 9.0)
-        lengths.append(len(last(frames)[5]))
+        lengths.append(len(last(frames, bytes(1024))[5]))
     assert lengths[8:12] == [8, 8, 8, 16]
     assert lengths[-1] == 1024
 

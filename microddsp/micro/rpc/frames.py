@@ -12,6 +12,7 @@ import struct
 import zlib
 
 HELLO, WELCOME, DATA, UNKNOWN, ASK = 0x31, 0x32, 0x33, 0x34, 0x35
+CHANGES = 0x80
 LARGEST = 4096  # bytes of payload that the host takes
 LEAST = 8  # bytes a frame on a bad line
 _HEAD = struct.Struct("<BHHHHH")
@@ -74,21 +75,38 @@ def decode(coded: bytes) -> bytes | None:
     return bytes(frame)
 
 
-def pack(kind: int, session: int, seq: int, ack: int, limit: int, payload: bytes = b"") -> bytes:
-    head = _HEAD.pack(kind, session, seq, ack, limit, len(payload)) + payload
-    return encode(head + _CRC.pack(zlib.crc32(head)))
+def pack(
+    kind: int,
+    session: int,
+    seq: int,
+    ack: int,
+    limit: int,
+    payload: bytes = b"",
+    before: bytes = b"",
+) -> bytes:
+    """A frame; with CHANGES in its kind, of a device that took the payload `before` last."""
+    head = _HEAD.pack(kind, session, seq, ack, limit, len(payload))
+    crc = _CRC.pack(zlib.crc32(payload, zlib.crc32(head)))
+    return encode(head + _changes(payload, before if kind & CHANGES else b"") + crc)
 
 
-def unpack(coded: bytes) -> tuple[int, int, int, int, int, bytes] | None:
+def unpack(coded: bytes, before: bytes = b"") -> tuple[int, int, int, int, int, bytes] | None:
     """Kind, session, seq, ack, limit and payload; None if it is damaged."""
     frame = decode(coded)
     if frame is None or len(frame) < _HEAD.size + _CRC.size:
         return None
-    body, crc = frame[: -_CRC.size], _CRC.unpack(frame[-_CRC.size :])[0]
-    kind, session, seq, ack, limit, length = _HEAD.unpack_from(body)
-    if zlib.crc32(body) != crc or length != len(body) - _HEAD.size:
+    head, payload, crc = frame[: _HEAD.size], frame[_HEAD.size : -_CRC.size], frame[-_CRC.size :]
+    kind, session, seq, ack, limit, length = _HEAD.unpack(head)
+    payload = _changes(payload, before if kind & CHANGES else b"")
+    if _CRC.pack(zlib.crc32(payload, zlib.crc32(head))) != crc or length != len(payload):
         return None
-    return kind, session, seq, ack, limit, body[_HEAD.size :]
+    return kind, session, seq, ack, limit, payload
+
+
+def _changes(payload: bytes, before: bytes) -> bytes:
+    common = min(len(payload), len(before))
+    both = int.from_bytes(payload[:common], "little") ^ int.from_bytes(before[:common], "little")
+    return both.to_bytes(common, "little") + payload[common:]
 
 
 class Frames:
@@ -112,6 +130,8 @@ class Frames:
         self._next_in = 0
         self._most = min(LARGEST, max(_SLOW, int(_FRAME_S / self._byte_s)))
         self._limit = self._most
+        self._flying = b""  # the last payload that was sent
+        self._before = b""  # the last one that the device took, as far as is known
         self._noisy = False  # since the last frame that was sent
         self._good = 0
         self._quick = False  # the device computed for less than _QUICK_S, last time
@@ -139,6 +159,8 @@ class Frames:
             self._hello(now)
             return
         patience = min(1.5 * self._patience, _LONGEST_S)
+        if self._in_flight:
+            self._before = b""
         if self._quick and self._in_flight == len(self._pending) and self.waiting:
             # It may compute for longer now. Whether it does, an answer to a short question tells.
             self._quick = False
@@ -208,6 +230,7 @@ class Frames:
             self.moved += taken
             self._first_out = ack
             self._in_flight = 0
+            self._before = self._flying if taken == len(self._flying) else b""
         known = (self._next_in - seq) & 0xFFFF
         new = payload[known:] if known < len(payload) else b""
         self._next_in = (self._next_in + len(new)) & 0xFFFF
@@ -240,6 +263,7 @@ class Frames:
 
     def _transmit(self, now: float) -> None:
         payload = bytes(self._pending[: self._limit])
+        self._flying = payload or self._flying
         self._in_flight = len(payload)
         self._exposed = max(self._exposed, len(payload))
         question = bool(payload) and len(payload) == len(self._pending)
@@ -252,7 +276,10 @@ class Frames:
         self._patience = max(self._patience, _HELLO_S)
 
     def _put(self, now: float, kind: int, limit: int, payload: bytes = b"") -> None:
-        frame = pack(kind, self.session, self._first_out, self._next_in, limit, payload)
+        numbers = self.session, self._first_out, self._next_in, limit, payload
+        frame = pack(kind, *numbers)
+        if payload and self._before:
+            frame = min(frame, pack(kind | CHANGES, *numbers, self._before), key=len)
         self.outgoing += frame
         self._owing = False
         self._sent = now

@@ -146,12 +146,21 @@ static struct {
     uint32_t crc;
 } coming;
 
+static int is_of_kind(enum frame_kind kind)
+{
+    return (coming.head[0] & (uint8_t)~FRAME_CHANGES) == (uint8_t)kind;
+}
+
 static void get(uint8_t byte)
 {
+    const size_t at = coming.nbytes - HEAD_BYTES;
     if (coming.nbytes < HEAD_BYTES) {
         coming.head[coming.nbytes] = byte;
-    } else if ((in_at == in_end) && (coming.nbytes - HEAD_BYTES < FRAME_PAYLOAD)) {
-        in[coming.nbytes - HEAD_BYTES] = byte;
+    } else if ((in_at == in_end) && (at < FRAME_PAYLOAD) && (at < get16(&coming.head[9]))) {
+        if (((coming.head[0] & FRAME_CHANGES) != 0u) && (at < in_end)) {
+            byte ^= in[at];
+        }
+        in[at] = byte;
     } else {
         /* Too long, too early, or its CRC. */
     }
@@ -236,7 +245,7 @@ static void take(void)
 static int hear(void)
 {
     const int whole = receive();
-    const int data = whole && ((coming.head[0] == FRAME_DATA) || (coming.head[0] == FRAME_ASK));
+    const int data = whole && (is_of_kind(FRAME_DATA) || is_of_kind(FRAME_ASK));
     const uint16_t of = get16(&coming.head[1]);
     if (whole && (coming.head[0] == FRAME_HELLO) && (of != 0u)) {
         begin(of);
@@ -262,7 +271,7 @@ static void step(void)
     }
     if (hear()) {
         owing = 1;
-        if (coming.head[0] != FRAME_ASK) {
+        if (!is_of_kind(FRAME_ASK)) {
             answer();
         }
     }

@@ -9,6 +9,11 @@
  * asks where the device computed for a few milliseconds last time, and sends again until it has an
  * answer.
  *
+ * Where FRAME_CHANGES is set in the kind, each byte of the payload is the exclusive or with that of the
+ * last payload that was taken, as far as that reached: questions are much alike. The CRC is that
+ * of what is meant: a device that has something else there finds the frame damaged, and the host
+ * sends it again as it is.
+ *
  * The code is COBS with runs of zeros, of which requests have many. A byte tells what follows:
  *
  *     1 to 198:   so many bytes less one, then one zero
@@ -30,7 +35,8 @@ enum frame_kind {
     FRAME_WELCOME = 0x32, /* its answer */
     FRAME_DATA = 0x33,
     FRAME_UNKNOWN = 0x34, /* the device has no session: it was reset */
-    FRAME_ASK = 0x35      /* data that the server's reply may answer */
+    FRAME_ASK = 0x35,     /* data that the server's reply may answer */
+    FRAME_CHANGES = 0x80  /* a bit of DATA and ASK, in frames of the host */
 };
 
 #endif /* FRAMES_H */
