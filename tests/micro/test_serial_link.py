@@ -106,7 +106,7 @@ def test_a_block_is_one_exchange_of_few_bytes(
             board.run(np.ones((1, 8 * count), np.float32))
     noisy.close()
     # A device that did not compute for long answers with its reply; the first time is not known.
-    for who, frames, most_bytes in (("host", 1, 45), ("device", 2, 80)):
+    for who, frames, most_bytes in (("host", 1, 22), ("device", 2, 80)):
         coded = [part for part in (tmp_path / f"said.{who}").read_bytes().split(b"\0") if part]
         of_session: dict[int, list[bytes]] = {}
         before = b""

@@ -18,9 +18,10 @@ LEAST = 8  # bytes a frame on a bad line
 _HEAD = struct.Struct("<BHHHHH")
 _CRC = struct.Struct("<I")
 _OVERHEAD = _HEAD.size + _CRC.size + 3
-_FULL = 199  # so many bytes and the code itself, and no zero
-_SEVERAL = 200  # from here on: several zeros
+_FULL = 183  # so many bytes and the code itself, and no zero
+_SEVERAL = 200  # from here on: several zeros; between: many
 _MOST_LITERALS, _MOST_ZEROS = 6, 9
+_MANY = 16
 _RUN = re.compile(rb"([^\0]*)(\0+)")
 _FRAME_S = 0.25  # a frame on a slow line does not take longer,
 _SLOW = 64  # unless it has no more bytes
@@ -41,7 +42,11 @@ def encode(frame: bytes) -> bytes:
             literals = literals[_FULL - 1 :]
         while zeros:
             at_once = 1 if len(literals) > _MOST_LITERALS else min(zeros, _MOST_ZEROS)
-            if at_once == 1:
+            if not literals and zeros >= _MANY:
+                many = min(zeros // _MANY, _SEVERAL - _FULL - 1)
+                at_once = many * _MANY
+                coded.append(_FULL + many)
+            elif at_once == 1:
                 coded.append(len(literals) + 1)
             else:
                 coded.append(_SEVERAL + 8 * len(literals) + at_once - 2)
@@ -62,6 +67,8 @@ def decode(coded: bytes) -> bytes | None:
         if code >= _SEVERAL:
             literals, zeros = divmod(code - _SEVERAL, 8)
             zeros += 2
+        elif code > _FULL:
+            literals, zeros = 0, (code - _FULL) * _MANY
         else:
             literals, zeros = code - 1, int(code != _FULL)
         if code == 0 or at + literals >= len(coded):

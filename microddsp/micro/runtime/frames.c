@@ -9,10 +9,12 @@
 
 #define HEAD_BYTES 11u
 #define CRC_BYTES 4u
-#define FULL 199u    /* the code of so many bytes with itself, and of no zero */
-#define SEVERAL 200u /* codes from here on are of several zeros */
+#define FULL 183u    /* the code of so many bytes with itself, and of no zero */
+#define SEVERAL 200u /* codes from here on are of several zeros, those between of many */
 #define MOST_LITERALS 6u
 #define MOST_ZEROS 9u
+#define MANY 16u
+#define MOST_MANY ((SEVERAL - FULL - 1u) * MANY)
 #define SENT_AT_ONCE 255u /* at least FULL */
 #define CRC_OF_ALL 0xdebb20e3u /* of a frame together with its CRC */
 
@@ -58,7 +60,7 @@ static void put16(uint8_t *at, uint16_t value)
 
 /* A frame under way, encoded piece by piece while the UART sends. */
 static struct {
-    uint8_t coded[SENT_AT_ONCE + 2u];
+    uint8_t coded[SENT_AT_ONCE + 4u]; /* a byte may end four codes */
     size_t used;
     size_t open;  /* where the next code will stand */
     size_t zeros; /* since */
@@ -67,12 +69,33 @@ static struct {
 
 static void close_code(void)
 {
-    const size_t literals = sending.used - sending.open - 1u;
-    const size_t code = (sending.zeros < 2u) ? literals + 1u
-                                             : SEVERAL + (8u * literals) + sending.zeros - 2u;
-    sending.coded[sending.open] = (uint8_t)code;
-    sending.open = sending.used++;
-    sending.zeros = 0u;
+    size_t literals = sending.used - sending.open - 1u;
+    do {
+        size_t zeros = sending.zeros;
+        size_t code = literals + 1u;
+        if ((literals == 0u) && (zeros >= MANY)) {
+            zeros -= zeros % MANY;
+            code = FULL + (zeros / MANY);
+        } else if (zeros >= 2u) {
+            zeros = (zeros < MOST_ZEROS) ? zeros : MOST_ZEROS;
+            code = SEVERAL + (8u * literals) + zeros - 2u;
+        } else {
+            /* One zero, or none where there are as many bytes as a code can have. */
+        }
+        sending.coded[sending.open] = (uint8_t)code;
+        sending.open = sending.used++;
+        sending.zeros -= zeros;
+        literals = 0u;
+    } while (sending.zeros != 0u);
+}
+
+/* How many zeros a code may have behind so many bytes. */
+static size_t most_zeros(size_t literals)
+{
+    if (literals == 0u) {
+        return MOST_MANY;
+    }
+    return (literals <= MOST_LITERALS) ? MOST_ZEROS : 1u;
 }
 
 static void put(const uint8_t *bytes, size_t nbytes)
@@ -81,8 +104,7 @@ static void put(const uint8_t *bytes, size_t nbytes)
         sending.crc = crc32(sending.crc, bytes[i]);
         if (bytes[i] == 0u) {
             ++sending.zeros;
-            if ((sending.zeros == MOST_ZEROS) ||
-                (sending.used - sending.open - 1u > MOST_LITERALS)) {
+            if (sending.zeros == most_zeros(sending.used - sending.open - 1u)) {
                 close_code();
             }
         } else {
@@ -188,8 +210,15 @@ static int receive(void)
         for (; zeros != 0u; --zeros) {
             get(0u);
         }
-        left = (byte < SEVERAL) ? byte - 1u : (byte - SEVERAL) / 8u;
-        zeros = (byte < SEVERAL) ? ((byte == FULL) ? 0u : 1u) : ((byte - SEVERAL) % 8u) + 2u;
+        if (byte >= SEVERAL) {
+            left = (byte - SEVERAL) / 8u;
+            zeros = ((byte - SEVERAL) % 8u) + 2u;
+        } else if (byte > FULL) {
+            zeros = (byte - FULL) * MANY;
+        } else {
+            left = byte - 1u;
+            zeros = (byte == FULL) ? 0u : 1u;
+        }
     }
     const int ended = (left == 0u) && (zeros != 0u);
     for (; zeros > 1u; --zeros) {

@@ -16,8 +16,9 @@
  *
  * The code is COBS with runs of zeros, of which requests have many. A byte tells what follows:
  *
- *     1 to 198:   so many bytes less one, then one zero
- *     199:        198 bytes
+ *     1 to 182:   so many bytes less one, then one zero
+ *     183:        182 bytes
+ *     184 to 199: (code - 183) * 16 zeros
  *     200 to 255: (code - 200) / 8 bytes, then (code - 200) % 8 + 2 zeros
  *
  * The last zero of all is not the frame's.
