@@ -61,6 +61,7 @@ def run(text: str, name: str, arrays: list[np.ndarray], folder: Path) -> None:
             "-shared",
             "-fPIC",
             "-Wall",
+            "-Wextra",
             "-Werror",
             str(source),
             "-o",
@@ -115,6 +116,21 @@ def test_large_scratch_becomes_a_parameter_and_not_stack(tmp_path: Path) -> None
     x, y = np.linspace(-1, 1, 64, dtype="float32"), np.zeros(64, "float32")
     run(kernel.text, "k", [x, y, np.zeros(64, "float32")], tmp_path)
     np.testing.assert_allclose(y, np.exp(x)[::-1], rtol=1e-6)
+
+
+@T.prim_func(s_tir=True)
+def constant(X: T.Buffer((4,), "float32"), Y: T.Buffer((4,), "float32")):
+    for i in range(4):
+        with T.sblock("y"):
+            vi = T.axis.spatial(4, i)
+            Y[vi] = T.float32(1)
+
+
+def test_an_input_that_nothing_reads_is_no_warning(tmp_path: Path) -> None:
+    kernel = generate(constant, "k", fma=False, restrict="")
+    y = np.zeros(4, "float32")
+    run(kernel.text, "k", [np.zeros(4, "float32"), y], tmp_path)
+    np.testing.assert_array_equal(y, np.ones(4))
 
 
 def test_inputs_are_const_and_outputs_are_not() -> None:

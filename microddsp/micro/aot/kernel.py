@@ -138,7 +138,7 @@ def generate(
     pointers = mod[name].params
     counts = [p.elements for p in (*parameters, *temporaries)]
     accesses = accesses_of(mod[name].body, pointers, counts)
-    unread = [parameters[into].name for _, into in grown]
+    unread = [p.name for p in parameters if not re.search(rf"\b{p.name}\b", body)]
     body = _polish("".join(f"  (void){parameter};\n" for parameter in unread) + body)
     key = str((func.attrs or {}).get(KEY, ""))
     return Kernel(
