@@ -221,9 +221,10 @@ def test_an_output_called_like_the_input_is_refused() -> None:
     assert "two inputs or outputs are called 'x'" in refusal(Call(lambda x: {"x": x * 2})).message
 
 
-def test_a_model_name_that_is_no_c_name_is_refused() -> None:
+@pytest.mark.parametrize("name", ["my-model", "assert", "signal"])
+def test_a_model_name_that_is_no_c_name_or_a_header_of_c_is_refused(name: str) -> None:
     with pytest.raises(CompileError, match="cannot prefix C names"):
-        microddsp.compile(smooth(), BLOCK, target="host", name="my-model")
+        microddsp.compile(smooth(), BLOCK, target="host", name=name)
 
 
 class Unsupported(nn.Module):

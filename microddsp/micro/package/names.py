@@ -14,12 +14,13 @@ _KEYWORDS = frozenset(
     "unsigned using virtual void volatile wchar_t while xor xor_eq".split()
 )
 
-# `<name>_t`, a macro, or a file beside the model's own: these names are taken
+# `<name>_t`, a macro, or a file beside the model's own or of C's library: these names are taken
 _TAKEN = frozenset(
     "size ssize ptrdiff max_align wchar wint int8 int16 int32 int64 uint8 uint16 uint32 uint64 "
     "intptr uintptr intmax uintmax float double time clock va_list NULL Makefile app board "
     "startup port faults frames uart stdio main rpc_server rpc_heap rpc_models rpc_wire math "
-    "string stdint stddef stdbool".split()
+    "string stdint stddef stdbool assert complex ctype errno fenv inttypes iso646 limits locale "
+    "setjmp signal stdalign stdarg stdatomic stdlib stdnoreturn tgmath threads uchar wctype".split()
 )
 
 
