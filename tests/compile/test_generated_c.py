@@ -90,6 +90,17 @@ def test_no_compiler_warns(model, compiler: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    "flag", ["-ffast-math", "-Ofast", "-ffinite-math-only", "-funsafe-math-optimizations"]
+)
+def test_flags_that_remove_the_look_for_nan_are_refused(model, flag: str, tmp_path: Path) -> None:
+    source = write(model, tmp_path)
+    command = ["gcc", "-std=c99", "-O2", flag, "-c", str(source), "-o", "model.o"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "compile it without -ffast-math" in done.stderr
+
+
 @pytest.mark.parametrize("compiler", ["c99", "c++17"])
 def test_the_header_compiles_alone(model, compiler: str, tmp_path: Path) -> None:
     write(model, tmp_path)
@@ -160,6 +171,26 @@ def test_two_instances_are_independent_and_recover_from_nan(tmp_path: Path) -> N
     )
     done = subprocess.run([tmp_path / "two"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_an_object_of_another_header_is_not_ready(tmp_path: Path) -> None:
+    """A header that was left behind when the model was made anew: it knows other sizes."""
+    for block in (8, 16):
+        net = dsp.Envelope(0.002, 0.05, sample_rate_hz=8000)
+        made = microddsp.compile(net, torch.zeros(1, block), name="env", target="host")
+        (tmp_path / str(block)).mkdir()
+        write(made, tmp_path / str(block))
+    (tmp_path / "main.c").write_text(
+        '#include "env.h"\nstatic env_t env[2];\nint main(void)\n{\n'
+        "    float x[16] = {0.0f}, y[16];\n    (void)env_init(&env[0], 0, 0u);\n"
+        "    return env_process(&env[0], x, y) == ENV_ERR_NOT_READY;\n}\n"
+    )
+    for header, refused in (("8", 1), ("16", 0)):
+        command = ["gcc", "-std=c99", "-O2", f"-I{header}", "-c", "main.c", "-o", "main.o"]
+        subprocess.run(command, cwd=tmp_path, check=True)
+        command = ["gcc", "-std=c99", "main.o", "16/env.c", "-o", "main", "-lm"]
+        subprocess.run(command, cwd=tmp_path, check=True)
+        assert subprocess.run([tmp_path / "main"]).returncode == refused
 
 
 BLOCKS_OF_ONE = """
