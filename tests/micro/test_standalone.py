@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 import subprocess
 from collections.abc import Callable
@@ -154,6 +155,91 @@ int main(void)
     assert run(["./test"], tmp_path) == "-2 3 3 8 0"
 
 
+def test_a_queue_of_another_size_than_its_source_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "test.c").write_text(
+        '#include "probe_stream.h"\nstatic probe_stream_t s;\n'
+        "int main(void)\n{\n    return -(int)probe_stream_init(&s);\n}\n"
+    )
+    src = folder / "src"
+    sources = [str(src / "probe.c"), str(src / "probe_stream.c")]
+    more = "-DPROBE_STREAM_FRAMES=64u"
+    for flags, status in (([], 2), ([more], 0)):
+        run(["cc", "-c", f"-I{src}", *flags, *sources], tmp_path)
+        run(["cc", f"-I{src}", more, "test.c", "probe.o", "probe_stream.o", "-o", "t"], tmp_path)
+        assert subprocess.run([tmp_path / "t"]).returncode == status
+
+
+def test_counters_that_are_not_read_at_once_are_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "avr.h").write_text(
+        "#include <stdint.h>\n#undef UINTPTR_MAX\n#define UINTPTR_MAX 0xffffu\n"
+    )
+    command = ["cc", "-include", "avr.h", "-E", str(folder / "src/probe_stream.h")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "processors of 32 bits or more" in done.stderr
+
+
+@pytest.mark.parametrize("text", ["1 2 3 abc", "1 2 3 40000"])
+def test_the_example_says_what_is_no_number_of_the_input(pair_folder: Path, text: str) -> None:
+    run(["make", "-s"], pair_folder)
+    command = [str(pair_folder / "probe_example")]
+    done = subprocess.run(command, input=text, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "not a number that the input takes" in done.stderr
+
+
+def test_a_cpp_product_takes_the_cmake_target(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "CMakeLists.txt").write_text(
+        f"cmake_minimum_required(VERSION 3.16)\nproject(product CXX)\n"
+        f"add_subdirectory({folder} probe)\nadd_executable(product main.cpp)\n"
+        "target_link_libraries(product PRIVATE probe)\n"
+    )
+    (tmp_path / "main.cpp").write_text(
+        '#include "probe_stream.h"\nstatic probe_stream_t s;\n'
+        "int main() { return probe_stream_init(&s); }\n"
+    )
+    run(["cmake", "-B", "build", "."], tmp_path)
+    run(["cmake", "--build", "build"], tmp_path)
+    run(["build/product"], tmp_path)
+
+
+ONE_SECOND = """
+static unsigned long now;
+static long readings;
+Printer Serial;
+unsigned long micros() { return now; }
+int analogRead(int) { return 512 + (int)(++readings % 2); }
+void Printer::begin(long) {}
+void Printer::println(const char *) {}
+void Printer::println(long) {}
+void Printer::println(int) {}
+void Printer::println(double) {}
+int main()
+{
+    for (setup(); now < 1000000; ++now) {
+        loop();
+    }
+    return (readings >= 44099) && (readings <= 44101) ? 0 : 1;
+}
+"""
+
+
+def test_the_sketch_keeps_a_rate_that_is_no_whole_number_of_microseconds(
+    folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "Arduino.h").write_text(ARDUINO_H)
+    sketch = (folder / "examples/probe_serial/probe_serial.ino").read_text()
+    fence = '#include <Arduino.h>\nextern "C" {\n#include <probe_stream.h>\n}\n'
+    (tmp_path / "sketch.cpp").write_text(fence + sketch + ONE_SECOND)
+    src = folder / "src"
+    sources = [str(src / "probe.c"), str(src / "probe_stream.c")]
+    flags = ["-DPROBE_SAMPLE_RATE_HZ=44100u", f"-I{src}", f"-I{tmp_path}"]
+    run(["cc", *flags, "-c", *sources], tmp_path)
+    objects = ["probe.o", "probe_stream.o"]
+    run(["g++", "-std=c++11", *flags, "sketch.cpp", *objects, "-o", "sketch"], tmp_path)
+    run(["./sketch"], tmp_path)
+
+
 @pytest.mark.parametrize("which", ["folder", "pair_folder"])
 def test_the_arduino_library_compiles(
     which: str, tmp_path: Path, request: pytest.FixtureRequest
@@ -198,6 +284,19 @@ def test_the_cmsis_example_runs(folder: Path) -> None:
     n = np.arange(32)
     x = ((n * 37) % 200 - 100).astype(np.float32) / np.float32(100.0)
     assert np.array_equal(got, np.add.accumulate(x, dtype=np.float32))
+
+
+@pytest.mark.qemu
+def test_the_cmsis_example_refuses_a_rate_that_systick_cannot_keep(
+    folder: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(folder, tmp_path / "fw")
+    makefile = copy / "cmsis/Makefile"
+    makefile.write_text(makefile.read_text().replace("-DSEMI", "-DPROBE_SAMPLE_RATE_HZ=1u -DSEMI"))
+    done = subprocess.run(
+        ["make", "-sB", "run"], cwd=copy / "cmsis", capture_output=True, text=True
+    )
+    assert "Error 4" in done.stderr
 
 
 def test_layouts_that_are_not_asked_for_are_not_written(

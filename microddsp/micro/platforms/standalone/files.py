@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from microddsp import __version__
 from microddsp.errors import BoardError
 from microddsp.micro.boards import Board
@@ -40,6 +42,7 @@ def project_files(
         "name": name,
         "NAME": name.upper(),
         "workspace_bytes": model.signature.workspace_bytes,
+        "setters": bool(model.signature.tunables),
         **_stream(model.signature),
         "version": __version__,
         "layouts": layouts,
@@ -99,6 +102,7 @@ def _stream(signature: Signature) -> dict[str, object]:
                 "interleaved": spec.interleaved,
                 "elements": spec.elements,
                 "is_float": spec.dtype.startswith("float"),
+                **_limits(spec.dtype),
             }
         )
     outputs = [
@@ -111,6 +115,14 @@ def _stream(signature: Signature) -> dict[str, object]:
         for spec in signature.outputs
     ]
     return {"fields": fields, "results": outputs}
+
+
+def _limits(dtype: str) -> dict[str, str]:
+    """The least and the largest number of an integer type, as C."""
+    if dtype.startswith("float"):
+        return {"least": "", "most": ""}
+    limits = np.iinfo(dtype)
+    return {"least": f"{limits.min}.0", "most": f"{limits.max}.0"}
 
 
 def _channels(spec: InputSpec, block: int) -> int | None:
