@@ -39,7 +39,7 @@ BODY = """    self->sum = 0.0f;
 
 
 def gone(pids: list[int], running: Running) -> bool:
-    deadline = time.monotonic() + 20.0
+    deadline = time.monotonic() + 60.0
     while any(map(running, pids)) and time.monotonic() < deadline:
         time.sleep(0.02)
     return not any(map(running, pids))
@@ -51,19 +51,32 @@ def test_a_hanging_device_is_an_error_within_the_time_set(probe: Maker, running:
     start = time.monotonic()
     with pytest.raises(DeviceTimeoutError, match="2 s"):
         board.run(2 * ONES)
-    # the upper bounds leave room for a busy computer
-    assert 1.9 < time.monotonic() - start < 12.0
-    start = time.monotonic()
-    with pytest.raises(DeviceTimeoutError):
-        board.run(ONES)
+    # the upper bound leaves room for a busy computer
+    assert 1.9 < time.monotonic() - start < 60.0
+    took = []
+    for _ in range(5):
+        start = time.monotonic()
+        with pytest.raises(DeviceTimeoutError):
+            board.run(ONES)
+        took.append(time.monotonic() - start)
+    assert min(took) < 1.0  # it is known to be dead: nobody waits again
     board.close()
     gc.collect()
-    assert time.monotonic() - start < 2.0  # it is known to be dead: nobody waits again
     assert not any(running(pid) for pid in pids)
 
 
+def test_time_for_which_the_computer_stands_still_is_not_the_devices(probe: Maker) -> None:
+    slow = "    usleep(1000000);\n    y[0] = x[0];"
+    model = probe(slow, helpers="int usleep(unsigned microseconds);")
+    script = "sleep 0.4; kill -STOP $0 $1; sleep 4; kill -CONT $0; sleep 0.3; kill -CONT $1"
+    with open_board("host", model, timeout_s=3.0) as board:
+        still = subprocess.Popen(["sh", "-c", script, *map(str, board._link.process_ids())])
+        assert board.run(ONES)[0, 0] == 1.0
+        still.wait()
+
+
 def test_a_killed_emulator_is_an_error_at_once(probe: Maker, running: Running) -> None:
-    board = open_board("mps2-an386", probe(), timeout_s=20.0)
+    board = open_board("mps2-an386", probe(), timeout_s=100.0)
     bridge, emulator = board._link.process_ids()
     os.kill(emulator, signal.SIGKILL)
     start = time.monotonic()
@@ -71,19 +84,19 @@ def test_a_killed_emulator_is_an_error_at_once(probe: Maker, running: Running) -
         with pytest.raises(LinkError, match="the device stopped"):
             board.run(ONES)
     board.close()
-    assert time.monotonic() - start < 15.0
+    assert time.monotonic() - start < 60.0
     assert not running(bridge)
 
 
 def test_an_emulator_killed_during_a_call_is_an_error_at_once(probe: Maker) -> None:
-    with open_board("mps2-an386", probe(BODY), timeout_s=20.0) as board:
+    with open_board("mps2-an386", probe(BODY), timeout_s=100.0) as board:
         emulator = board._link.process_ids()[1]
         timer = threading.Timer(0.3, os.kill, (emulator, signal.SIGKILL))
         timer.start()
         start = time.monotonic()
         with pytest.raises(LinkError, match="the device stopped"):
             board.run(2 * ONES)
-        assert time.monotonic() - start < 15.0
+        assert time.monotonic() - start < 60.0
 
 
 def test_a_killed_bridge_is_an_error_and_takes_the_emulator_along(
@@ -146,7 +159,7 @@ def test_a_device_that_never_stops_talking_is_an_error_in_time(
     start = time.monotonic()
     with pytest.raises(error, match=words):
         Link(["spawn", sys.executable, "-S", "-c", script], 1.0)
-    assert time.monotonic() - start < 12.0
+    assert time.monotonic() - start < 60.0
 
 
 def test_a_device_has_its_descriptors_whatever_else_has_these_numbers() -> None:
@@ -156,7 +169,7 @@ def test_a_device_has_its_descriptors_whatever_else_has_these_numbers() -> None:
         before = len(os.listdir("/proc/self/fd"))
         device = Device(["bash", "-c", script])
         os.write(device.to_device, b"ping\n")
-        assert select.select([device.from_device], [], [], 10.0)[0]
+        assert select.select([device.from_device], [], [], 60.0)[0]
         assert os.read(device.from_device, 100) == b"ping\n"
         device.process.wait()
         assert [text for _, text in device.lines()] == ["words"]
@@ -210,7 +223,7 @@ def test_ctrl_c_ends_a_program_cleanly(
 ) -> None:
     process, pids = streaming_process()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the whole group
-    errors = process.communicate(timeout=10)[1]
+    errors = process.communicate(timeout=60)[1]
     assert errors.rstrip().endswith("KeyboardInterrupt")
     assert "LinkError" not in errors
     assert "InternalError" not in errors
@@ -225,7 +238,7 @@ def test_a_killed_program_leaves_nothing(
 ) -> None:
     process, pids = streaming_process()
     process.send_signal(how)
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert gone(pids, running)
 
 

@@ -57,6 +57,7 @@ START_S = 20.0
 LINE_START_S = 5.0
 EMULATED_BAUD = 115_200  # an emulated UART is not slower, whatever its rate is called
 PARENT_CHECK_S = 1.0
+STOOD_STILL_S = 0.1
 # No device has more memory: a longer packet is none. Text gives such lengths.
 DEVICE_BYTES = 2**32
 SILENCE = "RPCSessionTimeoutError: no answer from the device for {:g} s, it was stopped"
@@ -448,7 +449,12 @@ class Bridge:
             if not self.dead:
                 reading += [fd for fd in (device.from_device, device.words) if fd >= 0]
                 writing = [device.to_device] if device.wants_to_write() else []
-            readable, writable, _ = select.select(reading, writing, [], self._patience())
+            patience = self._patience()
+            due = time.monotonic() + patience
+            readable, writable, _ = select.select(reading, writing, [], patience)
+            late = time.monotonic() - due
+            if late > STOOD_STILL_S:  # we were not run, nor perhaps an emulator: no time of its own
+                self.progress += late
             if self.requests in readable and not self._from_client():
                 return
             if self.dead:
