@@ -39,7 +39,9 @@ Host = Annotated[str, typer.Option(help="Address to listen on.")]
 @farm.command("tracker")
 def tracker(
     host: Host = _LOOPBACK,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = _TRACKER_PORT,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 is any that is free.")
+    ] = _TRACKER_PORT,
 ) -> None:
     """Run TVM's tracker, which knows the boards and hands them out, until Ctrl-C."""
     from microddsp.micro.farm.tracker import serve_tracker

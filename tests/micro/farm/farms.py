@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -84,19 +86,23 @@ class Farm:
         for process in reversed(self.processes):
             process.terminate()
         for process in self.processes:
-            process.wait(20)
+            process.wait(60)
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+@contextmanager
+def nobody_listens() -> Iterator[str]:
+    """An address that nobody else can have meanwhile."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
 
 
 def new_farm(first: str = "") -> Farm:
-    port = free_port()
-    farm = Farm(f"127.0.0.1:{port}")
-    farm.start("tracker", "--port", str(port), until=1, first=first)
+    farm = Farm("")
+    tracker = farm.start("tracker", "--port", "0", until=1, first=first)
+    found = re.search(r" on (127\.0\.0\.1:\d+)", farm.told[tracker.pid][-1])
+    assert found
+    farm.tracker = found[1]
     return farm
 
 
@@ -108,7 +114,7 @@ def ask(farm: Farm, image: bytes, **more: float) -> Link:
     return request(farm.tracker, BOARD, image, find_board(BOARD), **more)
 
 
-def soon(condition: Callable[[], bool], within_s: float = 20.0, every_s: float = 0.02) -> bool:
+def soon(condition: Callable[[], bool], within_s: float = 60.0, every_s: float = 0.02) -> bool:
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         if condition():

@@ -17,7 +17,7 @@ from microddsp.micro.farm import parse_tracker, tracker_status
 from microddsp.micro.package.model import CompiledModel
 from microddsp.micro.session import BoardSession, open_board
 from microddsp.signature import OutputStructure
-from tests.micro.farm.farms import BOARD, ONES, Farm, Maker, address, ask, free_port, soon
+from tests.micro.farm.farms import BOARD, ONES, Farm, Maker, address, ask, nobody_listens, soon
 from tests.micro.noisy_line import LINE_BOARD, NoisyLine
 
 pytestmark = pytest.mark.qemu
@@ -49,7 +49,7 @@ def test_a_real_board_is_flashed_by_its_server(farm: Farm, probe: Maker, tmp_pat
             assert session.time(ONES).unit == "nanoseconds"
     finally:
         serve.terminate()
-        serve.wait(20)
+        serve.wait(60)
         line.close()
 
 
@@ -98,8 +98,8 @@ def test_what_makes_no_sense_is_said_before_anything_starts(
 
 
 def test_listening_beyond_this_computer_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["farm", "serve", "--tracker", f"127.0.0.1:{free_port()}", "--host", "0.0.0.0"])
+    with nobody_listens() as address, pytest.raises(SystemExit) as ended:
+        main(["farm", "serve", "--tracker", address, "--host", "0.0.0.0"])
     assert ended.value.code == 3
     told = capsys.readouterr().err
     assert "warning: whoever reaches 0.0.0.0 can run programs here" in told
@@ -116,6 +116,6 @@ def test_a_tracker_that_ends_is_told_to_who_waits_and_sessions_go_on(
         assert soon(lambda: any(status.waiting for status in tracker_status(tracker)))
         farm.processes[0].kill()
         with pytest.raises(BoardError, match="there is no tracker at .*reset"):
-            waiting.result(20)
+            waiting.result(60)
     assert board.run(ONES)[0, -1] == 8.0
     other.close()

@@ -104,7 +104,7 @@ def test_a_lost_server_is_an_error_of_its_own_and_it_comes_back(
     farm: Farm, lab: subprocess.Popen[str], image: bytes, running: Running
 ) -> None:
     assert soon(lambda: in_lab(farm) == 2)
-    link = request(farm.tracker, "lab", image, find_board(BOARD))
+    link = request(farm.tracker, "lab", image, find_board(BOARD), timeout_s=100.0)
     server = server_of(lab, link)
     below = [p.pid for p in server.children(recursive=True)]
     assert len(below) == 3  # session, bridge, emulator
@@ -115,20 +115,20 @@ def test_a_lost_server_is_an_error_of_its_own_and_it_comes_back(
         with pytest.raises(ServerLostError, match="server is gone.*\n.*open the board again"):
             link.call(link.session.get_function, "process")
     link.close()
-    assert time.monotonic() - start < 15.0
+    assert time.monotonic() - start < 60.0
     assert soon(lambda: in_lab(farm) == 2)  # started anew
 
 
 def test_a_server_that_stands_still_is_lost_in_time(
     farm: Farm, lab: subprocess.Popen[str], image: bytes
 ) -> None:
-    link = request(farm.tracker, "lab", image, find_board(BOARD), timeout_s=0.5)
+    link = request(farm.tracker, "lab", image, find_board(BOARD), timeout_s=2.0)
     stopped = server_of(lab, link).children()[0]
     stopped.suspend()
     start = time.monotonic()
-    with pytest.raises(ServerLostError, match="has not answered for 5.5 s"):
+    with pytest.raises(ServerLostError, match="has not answered for 7 s"):
         link.call(link.session.get_function, "process")
-    assert 5.0 < time.monotonic() - start < 20.0
+    assert 6.5 < time.monotonic() - start < 60.0
     link.close()
     stopped.resume()
     assert soon(lambda: in_lab(farm) == 2)
@@ -156,14 +156,14 @@ def test_candidates_of_a_lost_server_are_measured_on_another(
         values,
         address=f"rpc://{farm.tracker}/lab?board={BOARD}",
         boards_at_once=2,
-        timeout_s=5.0,
+        timeout_s=20.0,
         say=told.append,
     )
     assert soon(lambda: in_lab(farm) == 2)
     with ThreadPoolExecutor(1) as pool:
         measuring = pool.submit(boards.measure, list(zip(candidates, built, strict=True)))
         assert soon(lambda: measuring.done() or kill_one(busy(lab)))
-        outcomes = measuring.result(60)
+        outcomes = measuring.result(300)
     assert told  # a server was lost, and what it had was measured elsewhere
     assert [bool(o.reason) for o in outcomes] == [i == 3 for i in range(8)]
     assert outcomes[3].reason.startswith("wrong: y is off by")
@@ -193,8 +193,8 @@ def test_a_session_of_tuning_tells_of_a_lost_server_and_goes_on(
 
     with ThreadPoolExecutor(1) as pool:
         tuning = pool.submit(work)
-        assert soon(lambda: tuning.done() or kill_one(busy(lab)), 60.0)
-        (kernel,) = tuning.result(200).kernels
+        assert soon(lambda: tuning.done() or kill_one(busy(lab)), 120.0)
+        (kernel,) = tuning.result(600).kernels
     assert any(text.endswith("its candidates are measured elsewhere") for text in told)
     assert (kernel.trials, kernel.failed) == (6, 0)
 
@@ -228,8 +228,8 @@ def test_who_connects_and_says_nothing_does_not_keep_a_board(
     servers = psutil.Process(quick.pid).children()
     ports = [c.laddr.port for s in servers for c in s.net_connections("tcp") if not c.raddr]
     silent = [socket.create_connection(("127.0.0.1", port)) for port in ports]
-    silent += [acquire(tracker, "quick", 20.0) for _ in ports]  # greet, and start no session
-    links = [request(tracker, "quick", image, find_board(BOARD), wait_s=20.0) for _ in ports]
+    silent += [acquire(tracker, "quick", 60.0) for _ in ports]  # greet, and start no session
+    links = [request(tracker, "quick", image, find_board(BOARD), wait_s=60.0) for _ in ports]
     try:
         time.sleep(3.5)  # a session is not ended for its silence
         for link in links:

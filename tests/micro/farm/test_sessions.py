@@ -18,7 +18,7 @@ from microddsp.errors import BoardError, DeviceFaultError, DeviceTimeoutError, P
 from microddsp.micro.boards import find_board
 from microddsp.micro.farm import request
 from microddsp.micro.session import BoardSession, open_board
-from tests.micro.farm.farms import BOARD, BODY, ONES, Farm, Maker, ask, free, free_port, soon
+from tests.micro.farm.farms import BOARD, BODY, ONES, Farm, Maker, ask, free, nobody_listens, soon
 
 pytestmark = pytest.mark.qemu
 
@@ -50,15 +50,15 @@ def test_a_profile_takes_a_second_board(board: BoardSession, probe: Maker) -> No
 
 def test_a_hanging_device_is_a_time_out_and_frees_its_board(farm: Farm, image: bytes) -> None:
     before = free(farm)
-    link = ask(farm, image, timeout_s=1.0)
+    link = ask(farm, image, timeout_s=3.0)
     hang = link.call(link.session.get_function, "process")
     import tvm
 
     tensors = [tvm.runtime.tensor(2 * ONES, link.device), tvm.runtime.tensor(ONES, link.device)]
     start = time.monotonic()
-    with pytest.raises(DeviceTimeoutError, match="for 1 s, it was stopped\n"):
+    with pytest.raises(DeviceTimeoutError, match="for 3 s, it was stopped\n"):
         link.call(hang, *tensors)
-    assert time.monotonic() - start < 10.0
+    assert time.monotonic() - start < 60.0
     del hang, tensors
     link.close()
     assert soon(lambda: free(farm) == before)
@@ -121,11 +121,13 @@ def test_what_is_no_address_is_refused(text: str, probe: Maker) -> None:
 
 
 def test_a_tracker_that_is_not_there_is_said_at_once(image: bytes) -> None:
-    gone = f"127.0.0.1:{free_port()}"
     start = time.monotonic()
-    with pytest.raises(BoardError, match="there is no tracker at .*refused"):
+    with (
+        nobody_listens() as gone,
+        pytest.raises(BoardError, match="there is no tracker at .*refused"),
+    ):
         request(gone, BOARD, image, find_board(BOARD))
-    assert time.monotonic() - start < 2.0
+    assert time.monotonic() - start < 30.0  # it would wait for a board for 60 s
 
 
 def test_something_else_at_the_trackers_port_is_no_tracker(image: bytes) -> None:
