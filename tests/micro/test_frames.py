@@ -67,8 +67,9 @@ class Host:
         self.frames.expect(True, time.monotonic())
         self.said = b""
         self.heard = b""
+        self.repeated = 0  # questions, as where the computer was busy with something else
 
-    def echo(self, data: bytes, *, within_s: float = 20.0) -> bytes:
+    def echo(self, data: bytes, *, within_s: float = 60.0) -> bytes:
         end = time.monotonic() + within_s
         self.frames.send(len(data).to_bytes(2, "little") + data, time.monotonic())
         got = b""
@@ -82,7 +83,9 @@ class Host:
                 news = os.read(self.fd, 1 << 16)
                 self.heard += news
                 got += self.frames.feed(news, time.monotonic())
+            before = len(self.frames.outgoing)
             self.frames.tick(time.monotonic())
+            self.repeated += len(self.frames.outgoing) > before
             assert time.monotonic() < end
         self.frames.expect(False, time.monotonic())
         return got
@@ -160,9 +163,14 @@ def some_bytes(count: int, high: int = 256, low: int = 0) -> bytes:
 @pytest.mark.parametrize("device", [8, 224, 1024, 4096, 16384])
 def test_both_ends_send_the_longest_frame_that_both_take(line: Start, device: int) -> None:
     host = Host(line(device).port, session=7)
-    for data in (some_bytes(20_000), bytes(5000), some_bytes(5000, low=1), some_bytes(1)):
+    for data in (bytes(5000), some_bytes(5000, low=1), some_bytes(1)):
         assert host.echo(data) == data
-    assert host.longest() == (min(device, LARGEST), min(device, LARGEST))
+    longest = (min(device, LARGEST), min(device, LARGEST))
+    for _ in range(10):  # frames are short for a while where an answer was late
+        assert host.echo(some_bytes(20_000)) == some_bytes(20_000)
+        if host.longest() == longest:
+            break
+    assert host.longest() == longest
     host.close()
 
 
@@ -180,8 +188,9 @@ def test_a_slow_line_has_frames_of_a_quarter_of_a_second(line: Start) -> None:
     data = some_bytes(5000)
     assert host.echo(data) == data
     assert host.longest() == (240, 240)
-    # A device that has more to say than fits into a frame says nothing twice.
-    assert sum(len(frame[5]) for frame in frames_of(host.heard)) == len(data)
+    # A device that has more to say than fits into a frame says nothing twice, unless asked twice.
+    again = sum(len(frame[5]) for frame in frames_of(host.heard)) - len(data)
+    assert 0 <= again <= 240 * host.repeated
     host.close()
 
 
@@ -209,7 +218,7 @@ def test_frames_of_any_length_survive_noise_for_long(
     host = Host(line(device, rate, seed).port, session=7)
     for _ in range(3):
         data = some_bytes(10_000 if rate < 0.01 else 500)
-        assert host.echo(data, within_s=60.0) == data
+        assert host.echo(data, within_s=120.0) == data
     host.close()
 
 

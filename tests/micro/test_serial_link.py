@@ -95,13 +95,13 @@ def test_nothing_is_lost_or_doubled(project: Project, line: Start, rate: float) 
 def test_a_block_is_one_exchange_of_few_bytes(
     project: Project, line: Start, tmp_path: Path
 ) -> None:
-    """A slow rate, so that nothing is asked twice: only what must go over the line is there."""
+    """Only what must go over the line is there. What is asked twice, where the computer was busy
+    for half a second of a slow line, only adds to it: the least of several sessions is it."""
     noisy = line(0.0, record=tmp_path / "said")
     assert project.board and project.board.serial
     serial = project.board.serial.model_copy(update={"baud": 9600})
     slow = replace(project, board=project.board.model_copy(update={"serial": serial}))
-    blocks = (1, 11)
-    for count in blocks:
+    for count in (1, 11) * 3:
         with BoardSession(slow, port=noisy.port, timeout_s=20.0) as board:
             board.run(np.ones((1, 8 * count), np.float32))
     noisy.close()
@@ -115,7 +115,10 @@ def test_a_block_is_one_exchange_of_few_bytes(
             assert frame
             before = frame[5] or before
             of_session.setdefault(frame[1], []).append(part)
-        first, second = of_session.values()
+        sessions = list(of_session.values())
+        first, second = (
+            min(sessions[i::2], key=lambda parts: sum(map(len, parts))) for i in (0, 1)
+        )
         assert 10 <= len(second) - len(first) <= 10 * frames
         assert sum(map(len, second)) - sum(map(len, first)) < 10 * most_bytes
 
@@ -321,7 +324,9 @@ def test_a_board_is_flashed_with_the_tool_of_its_file(
 ) -> None:
     """The tool is a program that keeps what it was given: this is what a programmer would get."""
     tool = tmp_path / "st-flash"
-    tool.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/words\ncp "$3" {tmp_path}/written\n')
+    tool.write_text(
+        f'#!/bin/sh\necho "$1 $2 $4" > "{tmp_path}/words"\ncp "$3" "{tmp_path}/written"\n'
+    )
     tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     board = nucleo(flash=["st-flash", "--reset", "write", "{bin}", "0x8000000"])
@@ -331,8 +336,7 @@ def test_a_board_is_flashed_with_the_tool_of_its_file(
         flash_project(project.directory)
     build_project(tmp_path / "fw")
     flash_project(project.directory)
-    assert (tmp_path / "words").read_text().split()[:2] == ["--reset", "write"]
-    assert (tmp_path / "words").read_text().split()[3] == "0x8000000"
+    assert (tmp_path / "words").read_text() == "--reset write 0x8000000\n"
     image = (tmp_path / "written").read_bytes()
     entry = Symbols(project.image).value("reset_handler")
     assert int.from_bytes(image[4:8], "little") == entry  # the second vector

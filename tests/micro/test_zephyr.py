@@ -524,7 +524,7 @@ def test_a_real_board_is_flashed_by_west(
     """West and Zephyr's runner are real; the program that talks to the probe only notes how it was
     called, for there is no board."""
     where, noted = only_a_workspace / "musca", tmp_path / "noted"
-    (tmp_path / "pyocd").write_text(f'#!/bin/sh\necho "$@" > {noted}\n')
+    (tmp_path / "pyocd").write_text(f'#!/bin/sh\necho "$@" > "{noted}"\n')
     (tmp_path / "pyocd").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     options = {"clock": "40000000"}
