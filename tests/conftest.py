@@ -22,13 +22,11 @@ class TorchRandom(random.Random):
         assert isinstance(a, int)
         torch.manual_seed(a)
 
-    def getstate(self) -> tuple[object, ...]:
-        return (torch.get_rng_state(),)
+    def getstate(self) -> tuple[int, ...]:
+        return tuple(torch.get_rng_state().tolist())
 
-    def setstate(self, state: tuple[object, ...]) -> None:
-        (before,) = state
-        assert isinstance(before, torch.Tensor)
-        torch.set_rng_state(before)
+    def setstate(self, state: tuple[int, ...]) -> None:
+        torch.set_rng_state(torch.tensor(state, dtype=torch.uint8))
 
 
 TORCH = TorchRandom(SEED)  # Hypothesis keeps no reference

@@ -96,7 +96,7 @@ def run_on_device(folder: Path, models: Sequence[CompiledModel], main: str, give
         ["-lm"],
     )
     command = qemu_command(board, image)
-    done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, timeout=60, check=False)
+    done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, timeout=300, check=False)
     assert done.returncode == 0
     return (folder / "out.bin").read_bytes()
 

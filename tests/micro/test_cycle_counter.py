@@ -127,7 +127,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def measure(program: Path, *words: int) -> list[int]:
     said = subprocess.run(
-        [program, *map(str, words)], capture_output=True, text=True, check=True, timeout=20
+        [program, *map(str, words)], capture_output=True, text=True, check=True, timeout=60
     )
     return list(map(int, said.stdout.split()))
 

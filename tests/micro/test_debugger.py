@@ -103,7 +103,7 @@ def test_ctrl_c_ends_the_command_and_its_emulator(project: Project, running: Run
     below = [p.pid for p in psutil.Process(process.pid).children(recursive=True)]
     assert len(below) == 2
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
     assert process.stdout.read() == "ended\n"
     process.stdout.close()
     assert not any(map(running, below))

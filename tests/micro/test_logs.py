@@ -43,7 +43,7 @@ def test_lines_arrive_with_their_level(
     board: str, probe: Maker, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "microddsp")
-    with open_board(board, probe(BODY, helpers=HELPERS), timeout_s=2.0) as session:
+    with open_board(board, probe(BODY, helpers=HELPERS), timeout_s=4.0) as session:
         caplog.clear()
         assert session.run(ONES)[0, 0] == 1.0
         assert [(r.name, r.levelno, r.message) for r in caplog.records] == [

@@ -231,7 +231,7 @@ print(session.run(signal)[0, -1])
 def test_a_forked_child_leaves_the_session_alone() -> None:
     script = FORKING.format(tests=str(Path(__file__).parent))
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     told, answer = done.stdout.splitlines()

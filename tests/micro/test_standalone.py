@@ -44,7 +44,7 @@ void loop();
 
 def run(command: list[str], where: Path, text: str | None = None) -> str:
     done = subprocess.run(
-        command, cwd=where, input=text or "", capture_output=True, text=True, timeout=60
+        command, cwd=where, input=text or "", capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -36,7 +36,7 @@ def test_a_bridge_whose_client_is_gone_ends_and_says_nothing() -> None:
                 [*bridge_command(status, 1.0), "spawn", device, *map(str, given[1:])],
                 pass_fds=given,
                 capture_output=True,
-                timeout=20,
+                timeout=60,
                 check=False,
             )
         finally:

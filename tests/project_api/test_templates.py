@@ -189,7 +189,7 @@ def test_a_project_of_a_template_that_is_not_built_is_told(tmp_path: Path) -> No
 
 
 def test_a_device_of_a_template_fails_as_any_other(example: Path) -> None:
-    with open_project(example, timeout_s=5.0) as board:
+    with open_project(example, timeout_s=20.0) as board:
         with pytest.raises(DeviceFaultError, match="probe_process"):
             board.run(2 * ONES)
         board.run(ONES)  # the session goes on
@@ -202,10 +202,10 @@ def test_a_device_of_a_template_fails_as_any_other(example: Path) -> None:
 def test_a_device_of_a_template_that_hangs_is_an_error_in_time(
     example: Path, edited: Edit, running: Callable
 ) -> None:
-    folder = edited(example, ("TransportInfo()", "TransportInfo(20.0, 0.5)"))
+    folder = edited(example, ("TransportInfo()", "TransportInfo(20.0, 1.5)"))
     board = open_project(folder, timeout_s=0.1)  # the template's own time is longer
     pids = board._link.process_ids()
-    with pytest.raises(DeviceTimeoutError, match="0.5 s"):
+    with pytest.raises(DeviceTimeoutError, match="1.5 s"):
         board.run(3 * ONES)
     board.close()
     assert not any(map(running, pids))
@@ -268,7 +268,7 @@ def test_a_server_whose_bridge_is_killed_ends_with_its_device(
     bridge, server = board._link.process_ids()
     device = int(Path(f"/proc/{server}/task/{server}/children").read_text())
     os.kill(bridge, signal.SIGKILL)
-    deadline = time.monotonic() + 10.0
+    deadline = time.monotonic() + 60.0
     while (running(server) or running(device)) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not running(server) and not running(device)
@@ -427,13 +427,13 @@ def test_a_session_through_the_api_is_the_same(pair: tuple[Path, Path]) -> None:
 def test_an_emulator_behind_the_api_that_hangs_leaves_nothing(
     pair: tuple[Path, Path], running: Callable
 ) -> None:
-    board = open_project(pair[1], timeout_s=1.0)
+    board = open_project(pair[1], timeout_s=3.0)
     server = board._link.process_ids()[1]
     emulator = int(Path(f"/proc/{server}/task/{server}/children").read_text())
     with pytest.raises(DeviceTimeoutError):
         board.run(3 * ONES)
     board.close()
-    deadline = time.monotonic() + 10.0
+    deadline = time.monotonic() + 60.0
     while running(emulator) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not running(emulator) and not running(server)

@@ -41,7 +41,7 @@ def look(page: Path, folder: Path, *, dark: bool = False) -> Seen:
         *(["--blink-settings=preferredColorScheme=0"] if dark else []),
         page.as_uri(),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert shot.is_file(), done.stderr
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     return Seen(

@@ -63,7 +63,7 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=600,
         )
         assert done.returncode == 0, done.stderr[-8000:]
     alone = json.loads((tmp_path / "one/alone.json").read_text())
