@@ -41,9 +41,7 @@ def cache_folder() -> Path:
     Raises:
         MicroddspError: The folder cannot be made, belongs to somebody else or is open to others.
     """
-    given = os.environ.get("MICRODDSP_CACHE_DIR")
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = Path(given) if given else base / "microddsp"
+    folder = _place()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -58,6 +56,19 @@ def cache_folder() -> Path:
             hint="remove it, or set MICRODDSP_CACHE_DIR to a folder of your own",
         )
     return folder
+
+
+def _place() -> Path:
+    given = os.environ.get("MICRODDSP_CACHE_DIR")
+    if given:
+        return Path(given)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "microddsp"
+    except RuntimeError as error:  # a user of a container, that its system does not know
+        raise MicroddspError(
+            "there is no home folder for the kernel cache",
+            hint="set MICRODDSP_CACHE_DIR to a folder of your own",
+        ) from error
 
 
 def load(key: str, build: Callable[[], Any]) -> Any:

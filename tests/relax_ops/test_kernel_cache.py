@@ -65,6 +65,22 @@ def test_without_the_variable_it_lies_in_the_users_cache(tmp_path, monkeypatch) 
     assert kernel_cache.cache_folder() == tmp_path / "microddsp"
 
 
+def test_a_user_without_a_home_is_told_what_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setenv("MICRODDSP_CACHE_DIR", str(tmp_path / "own"))
+    assert kernel_cache.cache_folder() == tmp_path / "own"
+    monkeypatch.delenv("MICRODDSP_CACHE_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(MicroddspError, match="no home folder") as caught:
+        kernel_cache.cache_folder()
+    assert "MICRODDSP_CACHE_DIR" in str(caught.value.hint)
+
+
 def test_a_folder_that_others_may_write_is_refused(folder: Path) -> None:
     folder.mkdir()
     folder.chmod(0o777)
