@@ -3,8 +3,12 @@ before it in its process, and no slow moment of the computer is a failure."""
 
 import os
 import random
+import tempfile
 
 from hypothesis import HealthCheck, register_random, settings
+
+from microddsp.errors import MicroddspError
+from microddsp.relax_ops.kernel_cache import cache_folder
 
 # Tests share two cores: more threads in each process would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -13,6 +17,11 @@ import pytest
 import torch
 
 SEED = 0
+try:
+    cache_folder()
+except MicroddspError:  # a user without a home that can be written: a folder for this run
+    FOLDER = tempfile.TemporaryDirectory(prefix="microddsp-tests-")
+    os.environ["MICRODDSP_CACHE_DIR"] = FOLDER.name
 
 
 class TorchRandom(random.Random):
