@@ -5,16 +5,15 @@ import os
 import random
 import tempfile
 
-from hypothesis import HealthCheck, register_random, settings
-
-from microddsp.errors import MicroddspError
-from microddsp.relax_ops.kernel_cache import cache_folder
-
 # Tests share two cores: more threads in each process would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from hypothesis import HealthCheck, register_random, settings
+
+from microddsp.errors import MicroddspError
+from microddsp.relax_ops.kernel_cache import cache_folder
 
 SEED = 0
 try:
