@@ -11,6 +11,12 @@ from microddsp.micro.session import BoardSession, open_board
 from tests.micro.farm.farms import BOARD, BODY, Farm, Maker, address, new_farm
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tracker of a busy computer is there, also where it does not answer at once."""
+    monkeypatch.setattr("microddsp.micro.farm.tracker.ANSWER_S", 60.0)
+
+
 @pytest.fixture(scope="module")
 def farm() -> Iterator[Farm]:
     """A tracker with two boards."""
