@@ -178,19 +178,22 @@ def test_a_missing_emulator_is_named() -> None:
     [
         (b"Booting\n", DeviceLostError, "no answer: b'Booting"),
         (struct.pack("<Qii", 11, LOG, 20) + b"hi\n", DeviceTimeoutError, "for 1 s"),
+        (bytes(8), DeviceLostError, r"no answer: b'(\\x00){8}'"),
+        (2 * struct.pack("<Qii", 8, 4, 0), DeviceLostError, r"no answer: b'\\x08"),
     ],
-    ids=["text", "log lines"],
+    ids=["text", "log lines", "nothing", "answers that nobody asked for"],
 )
 def test_a_device_that_never_stops_talking_is_an_error_in_time(
     says: bytes, error: type[LinkError], words: str
 ) -> None:
-    greeting = bytes(8) if error is DeviceTimeoutError else b""
+    greeting = b"" if says == b"Booting\n" else bytes(8)
     script = (
         f"import os; os.write({LINK_OUT}, {greeting!r})\nwhile 1: os.write({LINK_OUT}, {says!r})"
     )
     start = time.monotonic()
     with pytest.raises(error, match=words):
-        Link(["spawn", sys.executable, "-S", "-c", script], 1.0)
+        link = Link(["spawn", sys.executable, "-S", "-c", script], 1.0)
+        link.call(link.session.get_function, "process")
     assert time.monotonic() - start < 60.0
 
 

@@ -60,6 +60,7 @@ PARENT_CHECK_S = 1.0
 STOOD_STILL_S = 0.1
 # No device has more memory: a longer packet is none. Text gives such lengths.
 DEVICE_BYTES = 2**32
+_SHORTEST = 12  # of an answer: its length and its kind
 SILENCE = "RPCSessionTimeoutError: no answer from the device for {:g} s, it was stopped"
 FAULT = re.compile(r"DeviceFault: [^\n]*")  # the firmware's own last words
 REGISTER = re.compile(r"(R1[345])=([0-9a-f]{8})")  # of the emulator's
@@ -67,7 +68,7 @@ REGISTER = re.compile(r"(R1[345])=([0-9a-f]{8})")  # of the emulator's
 
 def exception_packet(text: str) -> bytes:
     """What the client raises as an error with this text."""
-    data = text.encode()
+    data = text.encode(errors="backslashreplace")
     body = struct.pack("<iiiQ", EXCEPTION, 1, STRING, len(data)) + data
     return struct.pack("<Q", len(body)) + body
 
@@ -540,33 +541,43 @@ class Bridge:
             return True
         try:
             packets = self.answered.feed(data)
+            news = [self._takes(packet) for packet in packets]
         except NoPacketError as error:
             self._give_up(f"DeviceLost: the device sent what is no answer: {error.args[0]!r}")
             self.device.stop()
             return True
-        news = not packets and self.answered.begun != LOG
-        for packet in packets:
-            if len(packet) >= 16 and struct.unpack_from("<i", packet, 8)[0] == LOG:
-                level = struct.unpack_from("<i", packet, 12)[0]
-                text = packet[16:].decode(errors="replace")
-                self._tell([(level, line) for line in text.splitlines()])
-                continue
-            news = True
-            if self.ready:
-                self.waiting = False
-                self.up = True
-                write_all(self.replies, packet)
-            else:  # the first packet is empty and for us
-                self.ready = self.up = True
-                self.device.send(bytes(self.held))
-        return news
+        return any(news) if packets else self.answered.begun != LOG
+
+    def _takes(self, packet: bytes) -> bool:
+        """False for a log line.
+
+        Raises:
+            NoPacketError: Nobody asked, or there is nothing in it: the client would not take it,
+                and wait for another one for ever, or take it for the answer to its next request.
+        """
+        if len(packet) >= 16 and struct.unpack_from("<i", packet, 8)[0] == LOG:
+            level = struct.unpack_from("<i", packet, 12)[0]
+            text = packet[16:].decode(errors="replace")
+            self._tell([(level, line) for line in text.splitlines()])
+            return False
+        if not self.ready:  # the first packet is empty and for us
+            self.ready = self.up = True
+            self.device.send(bytes(self.held))
+            return True
+        if not self.waiting or len(packet) < _SHORTEST:
+            raise NoPacketError(packet[:32])
+        self.waiting = False
+        self.up = True
+        write_all(self.replies, packet)
+        return True
 
     def _tell(self, lines: list[tuple[int, str]]) -> None:
         """Log lines for whoever reads our status, or else asks for them; the oldest are lost where
         there is no room."""
         for level, line in lines:
             try:
-                os.write(self.status, f"log {level} {line[:LINE_CHARACTERS]}\n".encode())
+                text = f"log {level} {line[:LINE_CHARACTERS]}\n"
+                os.write(self.status, text.encode(errors="backslashreplace"))
             except OSError:
                 self.kept.append((level, line[:LINE_CHARACTERS]))
 
@@ -650,7 +661,8 @@ def main(arguments: list[str]) -> None:
         device = start_link(arguments[2], arguments[3:-2])
     except (OSError, termios.error) as error:
         with contextlib.suppress(BrokenPipeError):  # the client is gone
-            write_all(status, f"error {os.getpid()} {' '.join(str(error).split())}\n".encode())
+            text = f"error {os.getpid()} {' '.join(str(error).split())}\n"
+            write_all(status, text.encode(errors="backslashreplace"))
         return
     bridge = Bridge(device, status, requests, replies, float(arguments[1]))
     try:
