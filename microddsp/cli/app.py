@@ -7,6 +7,7 @@ Nothing heavy is imported before a command has checked its arguments.
 from __future__ import annotations
 
 import gc
+import io
 import logging
 import sys
 import traceback
@@ -102,6 +103,9 @@ def main(arguments: list[str] | None = None) -> None:
     # What torch and TVM make when they are imported stays: to look for garbage in it after every
     # 700 objects takes a second.
     gc.set_threshold(10_000)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # as stderr does: a name that the terminal cannot write is no reason to fail
+        sys.stdout.reconfigure(errors="backslashreplace")
     given = sys.argv[1:] if arguments is None else list(arguments)
     # Taken out here, so that it works behind the command's name too.
     debug = "--debug" in given

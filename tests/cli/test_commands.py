@@ -93,6 +93,18 @@ def light(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return done
 
 
+def test_a_name_that_the_terminal_cannot_write_is_no_error() -> None:
+    program = "from microddsp.cli.app import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "compile", "--help"],
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "60", "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert rb"\u2026" in done.stdout
+
+
 def words(text: str) -> str:
     """The message without the box around it."""
     return re.sub(r"[\s│╭╮╰╯─]+", " ", text)
