@@ -58,6 +58,7 @@ class BoardSession:
         *,
         timeout_s: float = 5.0,
         port: str | None = None,
+        serial_number: str | None = None,
         built_from: Sequence[CompiledModel] = (),
         link: Link | None = None,
         farm: FarmAddress | None = None,
@@ -76,7 +77,9 @@ class BoardSession:
         self._timeout_s = timeout_s
         self._lock = threading.RLock()
         self._farm = farm
-        self._link = link or open_link(project, timeout_s=timeout_s, port=port)
+        self._link = link or open_link(
+            project, timeout_s=timeout_s, port=port, serial_number=serial_number
+        )
         several = len(project.signatures) > 1
         try:
             self._models = {
@@ -276,11 +279,17 @@ def open_project(
     board = _board_to_ask(project)
     if not board.template:
         port = port_of(board, port, serial_number)
-    return BoardSession(project, timeout_s=timeout_s, port=port)
+        serial_number = None  # it has said which port
+    return BoardSession(project, timeout_s=timeout_s, port=port, serial_number=serial_number)
 
 
 def open_link(
-    project: Project, *, timeout_s: float, port: str | None = None, extra: Sequence[str] = ()
+    project: Project,
+    *,
+    timeout_s: float,
+    port: str | None = None,
+    serial_number: str | None = None,
+    extra: Sequence[str] = (),
 ) -> Link:
     """The link to a project's firmware, which is started with `extra` words where it is emulated.
 
@@ -292,7 +301,7 @@ def open_link(
     image = project.image if project.image.is_file() else None
     if extra and board.template:
         raise BoardError("a template's own server starts its device", where=str(project.directory))
-    command = [*platform_of(project).reach(project, port), *extra]
+    command = [*platform_of(project).reach(project, port, serial_number), *extra]
     return Link(command, timeout_s, image, f"device.{board.name}")
 
 

@@ -285,6 +285,12 @@ def test_a_server_whose_bridge_is_killed_ends_with_its_device(
         ("read_transport", "raise KeyError('cable')", r"KeyError: 'cable' \(File .*line \d+"),
         ("write_transport", "raise KeyError('cable')", r"KeyError: 'cable' \(File .*line \d+"),
         ("read_transport", "import os; os._exit(4)", "server ended"),
+        ("open_transport", "return None", "open_transport gave NoneType, not TransportInfo"),
+        ("read_transport", "return None", "read_transport gave NoneType, not bytes"),
+        ("read_transport", "return b''", "where nothing came, raise IoTimeoutError"),
+        ("read_transport", "return bytes(n)", "the device sent what is no answer"),
+        ("open_transport", "raise ValueError('\\udcff')", r"ValueError: \\udcff"),
+        ("read_transport", "raise ValueError('\\udcff')", r"ValueError: \\udcff"),
     ],
 )
 def test_a_transport_that_fails_is_a_link_error(
@@ -335,6 +341,21 @@ def test_options_of_a_template_are_checked(options: dict[str, str], words: str) 
     with pytest.raises(BoardError) as caught:
         check_options(Template(EXAMPLE), options)
     assert words in str(caught.value)
+
+
+def test_the_serial_number_says_which_board_is_opened(example: Path, edited: Edit) -> None:
+    with pytest.raises(BoardError, match="open_transport has no option 'serial_number'"):
+        open_project(example, serial_number="B7")
+    takes = """OPTIONS = (
+    ProjectOption("serial_number", "which board", optional=("open_transport",)),
+"""
+    tells = (
+        "    def open_transport(self, options):\n        raise OSError(options['serial_number'])\n"
+    )
+    head = "    def open_transport(self, options):\n"
+    folder = edited(example, ("OPTIONS = (\n", takes), (head, tells))
+    with pytest.raises(LinkError, match="OSError: B7"):
+        open_project(folder, serial_number="B7")
 
 
 def test_a_required_option_is_asked_for(edited: Edit, tmp_path: Path) -> None:

@@ -126,7 +126,9 @@ class Platform(Protocol):
         """Write the firmware into the board."""
         ...
 
-    def reach(self, project: Project, port: str | None, /) -> list[str]:
+    def reach(
+        self, project: Project, port: str | None, serial_number: str | None = None, /
+    ) -> list[str]:
         """Arguments of the bridge for the built firmware."""
         ...
 
@@ -171,8 +173,11 @@ class BuiltIn:
         image = directory / made.image
         return Project(directory, self.name, made.board, image, signatures, made.pieces, options)
 
-    def reach(self, project: Project, port: str | None, /) -> list[str]:
-        """An emulator, a process, or a serial port.
+    def reach(
+        self, project: Project, port: str | None, _serial_number: str | None = None, /
+    ) -> list[str]:
+        """An emulator, a process, or a serial port, which says all: who calls has found it by the
+        serial number.
 
         Raises:
             BoardError: It is not there, or a port is needed.

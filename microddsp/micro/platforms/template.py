@@ -126,14 +126,17 @@ class Template:
             chosen = _with_port(info, project.options, "flash", port, serial_number)
             client.flash(_values(info, chosen, "flash"))
 
-    def reach(self, project: Project, port: str | None, /) -> list[str]:
+    def reach(
+        self, project: Project, port: str | None, serial_number: str | None = None, /
+    ) -> list[str]:
         """The project's own transport.
 
         Raises:
-            BoardError: Not built, it takes no port, or an option has a wrong value.
+            BoardError: Not built, it takes no port or serial number, or an option has a wrong
+                value.
         """
         _check_built(project)
-        chosen = _with_port(self.info, project.options, "open_transport", port, None)
+        chosen = _with_port(self.info, project.options, "open_transport", port, serial_number)
         values = _values(self.info, chosen, "open_transport")
         return [TEMPLATE, str(self.folder.resolve()), json.dumps(values)]
 

@@ -359,7 +359,7 @@ class _Dispatcher:
             raise UnsupportedVersionError(
                 f"version {params['version']} of the project API is not known here, {VERSION} is"
             )
-        return asdict(self._server.server_info())
+        return asdict(_given("server_info", self._server.server_info(), ServerInfo))
 
     def _generate_project(self, params: dict[str, Any]) -> None:
         self._server.generate_project(
@@ -380,7 +380,7 @@ class _Dispatcher:
             raise RequestError("the transport is open already")
         info = self._server.open_transport(self._options("open_transport", params))
         self._open = True
-        return asdict(info)
+        return asdict(_given("open_transport", info, TransportInfo))
 
     def _close_transport(self, params: dict[str, Any]) -> None:
         self.close()
@@ -389,7 +389,10 @@ class _Dispatcher:
         self._check_open()
         if not 1 <= params["n"] <= MAX_DATA:
             raise ParameterError(f"n must be 1 to {MAX_DATA}, got {params['n']!r:.100}")
-        data = self._server.read_transport(params["n"], params["timeout"])
+        found = self._server.read_transport(params["n"], params["timeout"])
+        data = _given("read_transport", found, bytes, bytearray, memoryview)
+        if not data:
+            raise ApiError("read_transport gave nothing: where nothing came, raise IoTimeoutError")
         if not 1 <= len(data) <= params["n"]:
             raise ApiError(f"read_transport gave {len(data)} bytes, asked for 1 to {params['n']}")
         return base64.b85encode(data).decode()
@@ -417,6 +420,13 @@ class _Dispatcher:
             if method in option.optional and option.default is not None:
                 options.setdefault(option.name, option.default)
         return options
+
+
+def _given(method: str, found: Any, *kinds: type) -> Any:
+    """What a method of a template gave, if it is of one of the kinds."""
+    if not isinstance(found, kinds):
+        raise ApiError(f"{method} gave {type(found).__name__}, not {kinds[0].__name__}")
+    return found
 
 
 def _refuse_constant(text: str) -> NoReturn:
