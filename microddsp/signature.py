@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from microddsp.errors import ArchiveError, ParameterError
 
 INPUT_DTYPES = {"f32": "float32", "s16": "int16", "s32": "int32", "u16": "uint16"}
+ABI_VERSION = 1  # of the C interface
 C_TYPES = {
     "float32": "float",
     "int8": "int8_t",
@@ -161,7 +162,7 @@ class Signature:
     workspace_align: int = 8
     sample_rate_hz: float | None = None
     settle_samples: int = 0
-    abi_version: int = field(default=1)
+    abi_version: int = ABI_VERSION
     io_in_arena: bool = False
     push: bool = False
     tunables: tuple[Tunable, ...] = ()

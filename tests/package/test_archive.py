@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -458,6 +459,11 @@ FIELDS: list[Callable[[dict[str, Any]], Any]] = [
     lambda s: s.update(state_bytes=-1),
     lambda s: s.update(workspace_bytes=2**60),
     lambda s: s.update(workspace_align=3),
+    lambda s: s.update(abi_version=2),
+    lambda s: s.update(sample_rate_hz=-1.0),
+    lambda s: s.update(settle_samples=-1),
+    lambda s: s["inputs"][0].update(scale=math.nan),
+    lambda s: s["tunables"][0].update(value=[math.inf]),
     lambda s: s.update(inputs=[]),
     lambda s: s["inputs"][0].update(name="count"),
     lambda s: s["inputs"][0].update(name="x; system()"),

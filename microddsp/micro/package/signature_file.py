@@ -8,7 +8,7 @@ from microddsp.errors import ArchiveError
 from microddsp.micro.aot.memory_options import ALIGNMENTS
 from microddsp.micro.package.names import is_c_name
 from microddsp.micro.package.plain_tar import either, json_of, object_of
-from microddsp.signature import C_TYPES, Signature, TensorSpec
+from microddsp.signature import ABI_VERSION, C_TYPES, Signature, TensorSpec
 
 MAX_ELEMENTS = 2**28
 _STRUCTURES = ("tensor", "tuple", "dict", "namedtuple")
@@ -40,13 +40,31 @@ def read_signature(members: dict[str, bytes], name: str) -> Signature:
         _check_tensor(spec)
     _check_tunables(signature)
     names = [spec.name for spec in (*signature.inputs, *signature.outputs)]
-    sizes = (signature.block - 1, signature.state_bytes, signature.workspace_bytes)
+    if signature.abi_version != ABI_VERSION:
+        raise ArchiveError(
+            f"its C interface has version {signature.abi_version}, not {ABI_VERSION}",
+            hint="compile the model again with this microddsp",
+        )
+    _check_numbers(signature)
+    sizes = (
+        *(signature.block - 1, signature.state_bytes, signature.workspace_bytes),
+        signature.settle_samples,
+    )
     if not signature.inputs or not signature.outputs or len(set(names)) != len(names):
         raise ArchiveError("signature: inputs and outputs must be there, each name once")
     align = signature.workspace_align
     if not all(0 <= size <= MAX_ELEMENTS for size in sizes) or align not in ALIGNMENTS:
         raise ArchiveError("signature: a size makes no sense")
     return signature
+
+
+def _check_numbers(signature: Signature) -> None:
+    """JSON's NaN and Infinity pass for numbers."""
+    rate = signature.sample_rate_hz
+    values = [value for tunable in signature.tunables for value in tunable.value]
+    values += [number for spec in signature.inputs for number in (spec.scale, spec.offset)]
+    if not all(map(math.isfinite, values)) or not (rate is None or 0.0 < rate < math.inf):
+        raise ArchiveError("signature: a number is not finite, or the sample rate not positive")
 
 
 def _check_tunables(signature: Signature) -> None:
