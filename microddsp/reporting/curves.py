@@ -8,11 +8,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from microddsp.reporting.marks import COLOURS, element, hertz, picture, steps, text
+from microddsp.reporting.marks import COLOURS, element, hertz, length, picture, steps, text
 
 Data = Mapping[str, Any]
 WIDTH, _HEIGHT, _LEFT, _TOP = 530.0, 210.0, 56.0, 20.0
 _LOWEST_DB = 80.0
+_TICK = 11.0  # the font's size, as the page says
 
 
 def magnitude_picture(response: Data) -> Markup:
@@ -61,7 +62,11 @@ def _curves(
         parts.append(element("path", d=f"M{x(f):.1f} {_TOP}V{_TOP + height}", class_="grid"))
         if labelled:
             words = hertz(f) if response["rate_hz"] else f"{f:g}"
-            parts.append(text(x(f), _TOP + height + 17, words, class_="tick", text_anchor="middle"))
+            half = length(words, _TICK) / 2 + 1
+            middle = min(max(x(f), half), WIDTH - half)  # whole, at an edge too
+            parts.append(
+                text(middle, _TOP + height + 17, words, class_="tick", text_anchor="middle")
+            )
     for c, curve in enumerate(curves):
         parts.append(
             element(

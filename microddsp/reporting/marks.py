@@ -58,6 +58,11 @@ def fitting(words: str, width: float, size: float = 12) -> str:
     return f"{words[:head]}…{words[len(words) - (letters - 1 - head) :]}"
 
 
+def length(words: str, size: float = 12) -> float:
+    """How wide they are."""
+    return len(words) * size * _LETTER
+
+
 def group(parts: Iterable[Markup], **given: object) -> Markup:
     return element("g", Markup("\n").join(parts), **given)
 

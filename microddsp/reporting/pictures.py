@@ -185,6 +185,7 @@ def memory_picture(memory: Data, calls: Sequence[Data], model: str) -> Markup:
     for at in binary_steps(size, 7):
         parts.append(element("path", d=f"M{left} {y(at):.1f}H{left + width}", class_="grid"))
         parts.append(text(left - 8, y(at) + 4, nbytes(at), class_="tick", text_anchor="end"))
+    names: list[Markup] = []  # above all the buffers: where one is computed in place, two overlap
     for i, b in enumerate(buffers):
         begin, end = x(b["first"]), x(b["last"] + 1)
         high = max(2.0, y(b["offset"]) - y(b["offset"] + b["nbytes"]))
@@ -200,10 +201,11 @@ def memory_picture(memory: Data, calls: Sequence[Data], model: str) -> Markup:
         ]  # fmt: skip
         if high > 15 and fitting(words, end - begin - 10, 11):
             middle = y(b["offset"] + b["nbytes"] / 2) + 4
-            inner.append(
+            names.append(
                 text(begin + 7, middle, words, width=end - begin - 10, class_="on", font_size=11)
             )
         parts.append(group(inner))
+    parts += names
     parts += _call_axis(calls, left, wide, top + height, model)
     return picture(
         WIDTH,

@@ -15,6 +15,9 @@ from microddsp import dsp
 from microddsp.cli.app import main
 from microddsp.errors import BudgetError
 from microddsp.reporting import Report
+from microddsp.reporting.curves import WIDTH, magnitude_picture
+from microddsp.reporting.marks import length
+from microddsp.reporting.pictures import memory_picture
 
 RATE = 8000
 NASTY = "<script>alert(1)<x>&amp;'" + "_and_a_name_that_never_ends" * 4
@@ -293,3 +296,24 @@ def test_a_convolution_that_became_products_and_a_sum_is_told_from_its_neighbour
     assert [unit.kind for unit in outline.units[1:]] == ["Lowpass", "CausalConv1d", "Envelope"]
     assert all(outline.calls_of(i) for i in (1, 2, 3))
     assert all(call.units for call in outline.calls if call.kernel)
+
+
+def test_the_documentation_names_every_field(whole: Report) -> None:
+    docs = (Path(__file__).resolve().parents[2] / "docs/report.md").read_text()
+    sentence, *rows = docs.partition("## JSON\n")[2].strip().split("\n| `")
+    named = re.findall(r"`(\w+)`", sentence) + [row.partition("`")[0] for row in rows]
+    assert sorted(named) == sorted(whole.data)
+
+
+def test_labels_lie_inside_a_picture_and_above_what_they_name() -> None:
+    channel = {"magnitude_db": [0.0, -3.0], "group_delay": [1.0, 1.0]}
+    response = {"path": "low", "rate_hz": 2000.0, "frequencies": [1.0, 1000.0]}
+    drawn = str(magnitude_picture({**response, "channels": [channel]}))
+    label = re.search(r'x="([\d.]+)"[^>]*>1 kHz<', drawn)
+    assert label
+    assert float(label[1]) + length("1 kHz", 11) / 2 <= WIDTH
+    buffers = [
+        {"name": name, "nbytes": 64, "offset": 0, "first": 0, "last": 1} for name in ("t0", "t1")
+    ]
+    arena = str(memory_picture({"buffers": buffers, "arena_bytes": 64}, [], "m"))
+    assert arena.rindex("<rect") < arena.index(">t0  64 B<")
