@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any
@@ -235,8 +235,9 @@ def open_board(
     """
     if model is None:
         raise BoardError("open_board needs a model", hint="open_board(board, model)")
-    several = model.values() if isinstance(model, Mapping) else model
-    models = list(several) if isinstance(several, Iterable) else [several]
+    from microddsp.micro.package.archive import models_of
+
+    models = models_of(model)
     given = {**(options or {}), **({"profile": "yes"} if profile else {})}
     farm = parse_address(board) if is_farm_address(board) else None
     if farm and (port or serial_number):

@@ -128,6 +128,8 @@ def test_several_models_lie_in_one_archive_by_name(tmp_path: Path) -> None:
     assert archive.load_models(tmp_path / "two.tar") == {"plops": models[0], "words": models[1]}
     assert archive.load(tmp_path / "two.tar", "words") == models[1]
     assert (tmp_path / "two.tar").read_bytes() == archive.to_bytes(models[::-1])
+    archive.save(archive.load_models(tmp_path / "two.tar"), tmp_path / "again.tar")
+    assert (tmp_path / "two.tar").read_bytes() == (tmp_path / "again.tar").read_bytes()
     with pytest.raises(ArchiveError, match=r"several models: plops, words(.|\n)*load_models"):
         archive.load(tmp_path / "two.tar")
     with pytest.raises(ArchiveError, match="did you mean 'words'"):

@@ -155,7 +155,8 @@ def test_several_models_are_in_one_project_of_a_template(kind: str, tmp_path: Pa
         (folder / PROGRAM).write_text(SERVE.format("host"))
     scaled = "for (int32_t i = 0; i < 8; ++i) { y[i] = 3.0f * x[i]; }"
     models = [make_model(target="host"), renamed(make_model(scaled, target="host"), "by_3")]
-    project = create_project(tmp_path / "fw", models, platform=Template(folder))
+    by_name = {model.name: model for model in models}  # as `load_models` gives them
+    project = create_project(tmp_path / "fw", by_name, platform=Template(folder))
     assert [s.name for s in project.signatures] == ["probe", "by_3"]
     build_project(tmp_path / "fw")
     with open_project(tmp_path / "fw") as board:

@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +38,18 @@ if TYPE_CHECKING:
 _OBJECTS = "codegen/host/lib/"
 
 
-def save(model: CompiledModel | Sequence[CompiledModel], path: str | Path) -> None:
-    """Write one or several models to `path`, whole or not at all.
+def models_of(
+    model: CompiledModel | Iterable[CompiledModel] | Mapping[str, CompiledModel],
+) -> list[CompiledModel]:
+    """One or several models, or what `load_models` gave, as a list."""
+    several = model.values() if isinstance(model, Mapping) else model
+    return list(several) if isinstance(several, Iterable) else [several]
+
+
+def save(
+    model: CompiledModel | Sequence[CompiledModel] | Mapping[str, CompiledModel], path: str | Path
+) -> None:
+    """Write one or several models, or what `load_models` gave, to `path`, whole or not at all.
 
     Raises:
         ArchiveError: The file cannot be written, two models have one name, or they are larger than
@@ -61,10 +71,11 @@ def save(model: CompiledModel | Sequence[CompiledModel], path: str | Path) -> No
         raise ArchiveError(f"cannot write: {error.strerror}", where=str(target)) from error
 
 
-def to_bytes(model: CompiledModel | Sequence[CompiledModel]) -> bytes:
+def to_bytes(
+    model: CompiledModel | Sequence[CompiledModel] | Mapping[str, CompiledModel],
+) -> bytes:
     """The archive as bytes, the same for equal models on every computer."""
-    several = list(model) if isinstance(model, Sequence) else [model]
-    models = sorted(several, key=lambda one: one.name)
+    models = sorted(models_of(model), key=lambda one: one.name)
     _check_names([one.name for one in models])
     readme = "\n".join(readme_of(one) for one in models).encode()
     contents: dict[str, bytes] = {"README.txt": readme}

@@ -26,7 +26,7 @@ _FORMAT = 2
 
 def create_project(
     directory: str | Path,
-    model: CompiledModel | Sequence[CompiledModel],
+    model: CompiledModel | Sequence[CompiledModel] | Mapping[str, CompiledModel],
     board: str | Board | None = None,
     options: Mapping[str, str] | None = None,
     *,
@@ -41,8 +41,10 @@ def create_project(
         BoardError: The folder has files and `force` is False, the board has another processor than
             a model was compiled for, two models have one name, or an option makes no sense.
     """
+    from microddsp.micro.package.archive import models_of
+
     where = Path(directory)
-    models = list(model) if isinstance(model, Sequence) else [model]
+    models = models_of(model)
     if not models:
         raise BoardError("a project needs a model")
     given = dict(options or {})
