@@ -145,6 +145,10 @@ def test_a_folder_that_is_no_project_is_refused(tmp_path: Path) -> None:
         f"{{{WHOLE}, 'models': 3, 'profile': {{}}}}".replace("'", '"'),
         f"{{{WHOLE}, 'models': [{{}}], 'profile': {{}}}}".replace("'", '"'),
         f"{{{WHOLE}, 'models': [], 'profile': 3}}".replace("'", '"'),
+        f"{{{WHOLE}, 'models': [], 'profile': {{}}}}".replace("'", '"'),
+        f"{{{WHOLE}, 'models': [3], 'platform': 'nothing'}}".replace("'", '"'),
+        f"{{{WHOLE}, 'models': [3], 'own_board': {{'a': 1}}}}".replace("'", '"'),
+        "[" * 100_000,
     ],
 )
 def test_a_damaged_manifest_is_refused(text: str, tmp_path: Path) -> None:

@@ -10,8 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from microddsp.errors import ArchiveError, BoardError, OptionError, ProjectError
 from microddsp.micro.boards import HOST, Board, find_board, list_boards
+from microddsp.micro.boards.catalogue import wrong_fields
 from microddsp.micro.platforms.catalogue import find_platform
 from microddsp.micro.platforms.platform import Platform, Project, check_options
 from microddsp.micro.platforms.template import TEMPLATE, Template
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
 
 MANIFEST = "project.json"
 _FORMAT = 2
+_DAMAGE = (
+    *(ValueError, KeyError, TypeError, AttributeError, RecursionError),  # not what it should be
+    *(ArchiveError, BoardError),  # or names what there is not
+)
 
 
 def create_project(
@@ -147,6 +154,8 @@ def read_project(directory: str | Path) -> Project:
         image = Path(str(manifest["image"]))
         if image.is_absolute() or ".." in image.parts:
             raise ProjectError(f"{MANIFEST} names an image outside the folder", where=str(where))
+        if not manifest["models"]:
+            raise ProjectError(f"{MANIFEST} is damaged: it names no model", where=str(where))
         return Project(
             where,
             _known_platform(str(manifest["platform"])),
@@ -164,7 +173,12 @@ def read_project(directory: str | Path) -> Project:
         ) from error
     except OSError as error:
         raise ProjectError(f"{MANIFEST} cannot be read: {error}", where=str(where)) from error
-    except (ValueError, KeyError, TypeError, AttributeError, ArchiveError) as error:
+    except ProjectError:
+        raise
+    except ValidationError as error:
+        words = f"{MANIFEST} is damaged: own_board: {wrong_fields(error)}"
+        raise ProjectError(words, where=str(where)) from error
+    except _DAMAGE as error:
         raise ProjectError(f"{MANIFEST} is damaged: {error}", where=str(where)) from error
 
 
