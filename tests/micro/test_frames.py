@@ -246,6 +246,7 @@ class ByHand:
         os.write(self.fd, frame)
         heard = b""
         while not enough(frames_of(heard)):
+            assert select.select([self.fd], [], [], 60.0)[0], frames_of(heard)
             heard += os.read(self.fd, 4096)
         return frames_of(heard)
 
