@@ -184,8 +184,10 @@ def check_device(case: tuple[nn.Module, int, int]) -> None:
     with microddsp.open_board("mps2-an386", model) as board:
         found = board.run(x)
     close(np.stack(np.split(found, 5, -1)), expected)
-    # both multiply and add in one step, in the same order: the same bits
-    np.testing.assert_array_equal(found, host.run(x))
+    # Both multiply and add in one step, in the same order: the same bits. But the C library's tanh
+    # differs in its last one between the two.
+    if not any(isinstance(part, nn.Tanh) for part in case[0].modules()):
+        np.testing.assert_array_equal(found, host.run(x))
 
 
 QUICK = settings(
