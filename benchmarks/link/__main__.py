@@ -30,6 +30,7 @@ from rich.table import Table
 
 import microddsp
 from benchmarks.link.farms import farm, jobs_per_second
+from benchmarks.link.line import line_board
 from microddsp import dsp
 from microddsp.micro.boards import Board, find_board
 from microddsp.micro.platforms import Project, build_project, create_project, read_project
@@ -38,17 +39,6 @@ from microddsp.micro.session import BoardSession, open_project
 BOARD = "mps2-an386"
 ZEPHYR_BOARD = "mps2_an385"
 PARTS = ("emulated", "zephyr", "serial", "farm")
-SERIAL = """description = "this computer behind a serial line"
-target = "host"
-clock_hz = 1_000_000_000
-stack_bytes = 1048576
-[ram]
-origin = 0
-kbytes = 4096
-[serial]
-driver = "uart_posix.c"
-baud = {baud}
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +138,7 @@ def zephyr(folder: Path) -> Iterator[Row]:
 def serial(folder: Path, baud: int) -> Iterator[Row]:
     """In percent of what the line carries, a byte in ten bits."""
     file = folder / f"line{baud}.toml"
-    file.write_text(SERIAL.format(baud=baud))
+    file.write_text(line_board(baud))
     project = make_project(folder / f"fw{baud}", find_board(str(file)))
     line = subprocess.Popen(
         [sys.executable, "-S", "-E", str(Path(__file__).with_name("line.py"))]

@@ -19,6 +19,23 @@ from collections import deque
 _TICK_S = 0.0005
 
 
+def line_board(baud: int) -> str:
+    """What is behind such a line, as a board's file says it."""
+    return f"""description = "this computer behind a serial line"
+target = "host"
+clock_hz = 1_000_000_000
+stack_bytes = 1048576
+
+[ram]
+origin = 0
+kbytes = 4096
+
+[serial]
+driver = "uart_posix.c"
+baud = {baud}
+"""
+
+
 class Wire:
     """One direction: pieces of bytes, each with the time when it has arrived."""
 

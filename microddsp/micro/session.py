@@ -10,7 +10,7 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from microddsp.errors import BoardError, nearest
-from microddsp.micro.boards import DEFAULT_BOARD, Board, check_portless
+from microddsp.micro.boards import DEFAULT_BOARD, Board
 from microddsp.micro.farm import FarmAddress, is_farm_address, parse_address
 from microddsp.micro.farm.client import WAIT_S, request
 from microddsp.micro.farm.described import board_of
@@ -24,6 +24,7 @@ from microddsp.micro.platforms import (
     with_options,
 )
 from microddsp.micro.remote_model import RemoteModel
+from microddsp.micro.rpc.boards_attached import port_of
 from microddsp.micro.rpc.link import Link
 from microddsp.micro.timing import FunctionTime, Timing
 from microddsp.signature import Signature
@@ -319,18 +320,3 @@ def _board_to_ask(project: Project) -> Board:
             hint="create one of another platform",
         )
     return project.board
-
-
-def port_of(board: Board, port: str | None, serial_number: str | None) -> str | None:
-    """Where a real board is; None for one that is emulated.
-
-    Raises:
-        ParameterError: The board is emulated, and a port is given.
-        BoardError: No board, or several, fit.
-    """
-    if board.serial is None:
-        check_portless(board, port, serial_number)
-        return None
-    from microddsp.micro.rpc.boards_attached import find_port
-
-    return find_port(board, port=port, serial_number=serial_number)

@@ -30,7 +30,8 @@ from microddsp.micro.platforms import (
     flash_project,
     read_project,
 )
-from microddsp.micro.session import BoardSession, port_of
+from microddsp.micro.rpc.boards_attached import port_of
+from microddsp.micro.session import BoardSession
 from microddsp.micro.targets import Target, find_target
 from microddsp.signature import InputSpec, OutputStructure, Signature, TensorSpec
 from microddsp.tuning.measure import Job, Outcome, Values

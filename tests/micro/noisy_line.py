@@ -16,21 +16,6 @@ import time
 import tty
 from pathlib import Path
 
-# What is behind the line, as a board's file says it.
-LINE_BOARD = """description = "this computer behind a serial line"
-target = "host"
-clock_hz = 1_000_000_000
-stack_bytes = 1048576
-
-[ram]
-origin = 0
-kbytes = 4096
-
-[serial]
-driver = "uart_posix.c"
-baud = 4_000_000
-"""
-
 
 class NoisyLine:
     """`port` is what a program opens. `rate`: the probability that a byte is harmed (lost, flipped,

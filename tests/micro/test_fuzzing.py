@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.link.line import line_board
 from microddsp.micro.boards import find_board
 from microddsp.micro.package.model import CompiledModel
 from microddsp.micro.platforms import build_project, create_project, read_project
 from microddsp.micro.rpc.bridge import LOG, Device, Packets
 from microddsp.micro.rpc.frames import HELLO, WELCOME, pack, unpack
 from microddsp.micro.rpc.start import qemu_command
-from tests.micro.noisy_line import LINE_BOARD
 
 Maker = Callable[..., CompiledModel]
 
@@ -295,7 +295,7 @@ def test_very_many_mutated_packets_do_no_harm_to_a_processor(emulated: Server, s
 def line_image(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     probe: Maker = request.getfixturevalue("probe")
     folder = tmp_path_factory.mktemp("asan-line")
-    (folder / "behind-a-line.toml").write_text(LINE_BOARD)
+    (folder / "behind-a-line.toml").write_text(line_board(4_000_000))
     return built_with_sanitizers(probe(), folder / "fw", str(folder / "behind-a-line.toml"))
 
 

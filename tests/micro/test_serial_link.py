@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.link.line import line_board
 from microddsp.errors import BoardError, DeviceFaultError, DeviceResetError, DeviceTimeoutError
 from microddsp.micro.boards import Board, find_board
 from microddsp.micro.package.model import CompiledModel
@@ -30,10 +31,11 @@ from microddsp.micro.rpc.link import Link
 from microddsp.micro.rpc.start import start_command
 from microddsp.micro.rpc.symbols import Symbols
 from microddsp.micro.session import BoardSession, open_project
-from tests.micro.noisy_line import LINE_BOARD, NoisyLine
+from tests.micro.noisy_line import NoisyLine
 
 Maker = Callable[..., CompiledModel]
 Start = Callable[..., NoisyLine]
+LINE_BOARD = line_board(4_000_000)
 
 HELPERS = """#include "rpc_server.h"
 """

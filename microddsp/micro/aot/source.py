@@ -105,7 +105,7 @@ def render(
         for s in states
         if s.initial.any()
     ]
-    abi = _abi(_files(values | {"digest": "", "abi": 0})[f"{name}.h"], signature.abi_version)
+    abi = _abi(_header(values | {"digest": "", "abi": 0}), signature.abi_version)
     digest = digest_of(_files(values | {"digest": "", "abi": abi}))
     return _files(values | {"digest": digest, "abi": abi})
 
@@ -120,9 +120,13 @@ def _abi(header: str, generation: int) -> int:
 def _files(values: dict[str, Any]) -> dict[str, str]:
     name = values["name"]
     return {
-        f"{name}.h": _environment().get_template("model.h.j2").render(values),
+        f"{name}.h": _header(values),
         f"{name}.c": _environment().get_template("model.c.j2").render(values),
     }
+
+
+def _header(values: dict[str, Any]) -> str:
+    return _environment().get_template("model.h.j2").render(values)
 
 
 @cache

@@ -46,10 +46,8 @@ def read_signature(members: dict[str, bytes], name: str) -> Signature:
             hint="compile the model again with this microddsp",
         )
     _check_numbers(signature)
-    sizes = (
-        *(signature.block - 1, signature.state_bytes, signature.workspace_bytes),
-        signature.settle_samples,
-    )
+    sizes = [signature.block - 1, signature.state_bytes, signature.workspace_bytes]
+    sizes.append(signature.settle_samples)
     if not signature.inputs or not signature.outputs or len(set(names)) != len(names):
         raise ArchiveError("signature: inputs and outputs must be there, each name once")
     align = signature.workspace_align

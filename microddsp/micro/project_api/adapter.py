@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from microddsp.micro.boards.board import check_portless
 from microddsp.micro.platforms import Option, Platform, Project, find_platform, read_project
 from microddsp.micro.platforms.project import MANIFEST, create_project, relative_image
 from microddsp.micro.project_api import server as api
@@ -26,7 +25,7 @@ from microddsp.micro.project_api.server import (
     TransportClosedError,
     TransportInfo,
 )
-from microddsp.micro.rpc.boards_attached import find_port
+from microddsp.micro.rpc.boards_attached import port_of
 from microddsp.micro.rpc.bridge import start_link
 
 if TYPE_CHECKING:
@@ -91,9 +90,7 @@ class PlatformServer(api.ProjectServer):
         project = self._project()
         port, serial_number = options.get("port"), options.get("serial_number")
         if project.board:
-            check_portless(project.board, port, serial_number)
-            if project.board.serial:
-                port = find_port(project.board, port=port, serial_number=serial_number)
+            port = port_of(project.board, port, serial_number)
         words = self._platform.reach(project, port)
         self._link = start_link(words[0], words[1:])
         return TransportInfo(self._link.start_s)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from microddsp.errors import BoardError
-from microddsp.micro.boards import Board, boards
+from microddsp.micro.boards import Board, boards, check_portless
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,3 +87,16 @@ def attached(ports: Sequence[Port], known: Sequence[Board] | None = None) -> lis
         for port in ports
         if board.serial and port.usb in board.serial.usb
     ]
+
+
+def port_of(board: Board, port: str | None, serial_number: str | None) -> str | None:
+    """Where a real board is; None for one that is emulated.
+
+    Raises:
+        ParameterError: The board is emulated, and a port is given.
+        BoardError: No board, or several, fit.
+    """
+    if board.serial is None:
+        check_portless(board, port, serial_number)
+        return None
+    return find_port(board, port=port, serial_number=serial_number)

@@ -9,10 +9,10 @@
  * asks where the device computed for a few milliseconds last time, and sends again until it has an
  * answer.
  *
- * Where FRAME_CHANGES is set in the kind, each byte of the payload is the exclusive or with that of the
- * last payload that was taken, as far as that reached: questions are much alike. The CRC is that
- * of what is meant: a device that has something else there finds the frame damaged, and the host
- * sends it again as it is.
+ * Where FRAME_CHANGES is set in the kind, each byte of the payload is the exclusive or with that of
+ * the last payload that was taken, as far as that reached: questions are much alike. The CRC is
+ * that of what is meant: a device that has something else there finds the frame damaged, and the
+ * host sends it again as it is.
  *
  * The code is COBS with runs of zeros, of which requests have many. A byte tells what follows:
  *

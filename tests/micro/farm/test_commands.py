@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.link.line import line_board
 from microddsp.cli.app import main
 from microddsp.errors import BoardError
 from microddsp.micro.farm import parse_tracker, tracker_status
@@ -18,13 +19,13 @@ from microddsp.micro.package.model import CompiledModel
 from microddsp.micro.session import BoardSession, open_board
 from microddsp.signature import OutputStructure
 from tests.micro.farm.farms import BOARD, ONES, Farm, Maker, address, ask, nobody_listens, soon
-from tests.micro.noisy_line import LINE_BOARD, NoisyLine
+from tests.micro.noisy_line import NoisyLine
 
 pytestmark = pytest.mark.qemu
 
 
 LINE = (
-    LINE_BOARD
+    line_board(4_000_000)
     + """flash = ["cp", "--remove-destination", "{image}", "IMAGE"]
 reset = ["kill", "-USR1", "RELAY"]
 """
